@@ -1,0 +1,1 @@
+"""Blocks to rank-local CSR of H(k), S(k) to PETSc."""

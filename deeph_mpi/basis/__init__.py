@@ -1,0 +1,1 @@
+"""Orbital layout, blocks, Wigner matrices and couplings."""

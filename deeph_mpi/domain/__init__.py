@@ -1,0 +1,1 @@
+"""Partition of atoms over ranks, ghosts and halo exchange."""

@@ -1,0 +1,1 @@
+"""The equivariant network, its tables and its checkpoint."""

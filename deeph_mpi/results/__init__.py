@@ -1,0 +1,1 @@
+"""results.h5, summaries and plots."""

@@ -1,0 +1,1 @@
+"""Structures: reading, building, neighbours."""

@@ -1,0 +1,1 @@
+"""Setting up and launching: scripts, batch templates, rank-to-device binding."""
