@@ -1,0 +1,151 @@
+"""From node features to bond frames and back, and one layer of message passing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from deeph_mpi.basis.sectors import NodeLayout, SectorLayout
+from deeph_mpi.model.geometry import Bonds
+from deeph_mpi.model.o2 import BondConvolution, SectorLinear
+from deeph_mpi.model.o3 import EquivariantLinear, EquivariantNorm, FeedForward
+from deeph_mpi.model.settings import NetworkSettings
+
+__all__ = ["BondFactors", "BondFrame", "MessageLayer"]
+
+
+class BondFrame(nn.Module):
+    """Rotates node features of both ends of bonds into their outward frames, packs them by sector, and back.
+
+    Args:
+        layout: of the node features.
+    """
+
+    natural_signs: Tensor
+    pseudo_signs: Tensor
+
+    def __init__(self, layout: NodeLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        signs = torch.tensor(layout.swap_signs)
+        runs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        start = 0
+        for source, first, last in layout.packing:
+            channels = layout.channels if source == 0 else layout.pseudo_channels
+            runs[source].append(signs[start : start + (last - first) * channels : channels])
+            start += (last - first) * channels
+        self.register_buffer("natural_signs", torch.cat(runs[0])[:, None], persistent=False)
+        self.register_buffer("pseudo_signs", torch.cat(runs[1])[:, None], persistent=False)
+
+    def pack(self, natural: Tensor, pseudo: Tensor) -> Tensor:
+        """Rows (n, rows, channels) of both parities → packed (n, dimension)."""
+        parts = (natural, pseudo)
+        return torch.cat(
+            [parts[source][:, first:last].flatten(1) for source, first, last in self.layout.packing], dim=1
+        )
+
+    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of `pack`."""
+        runs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        start = 0
+        for source, first, last in self.layout.packing:
+            channels = self.layout.channels if source == 0 else self.layout.pseudo_channels
+            stop = start + (last - first) * channels
+            runs[source].append(packed[:, start:stop].view(len(packed), last - first, channels))
+            start = stop
+        return torch.cat(runs[0], dim=1), torch.cat(runs[1], dim=1)
+
+    def forward(self, natural: Tensor, pseudo: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
+        """Sum and difference of the ends' features, each in its own outward frame: two packed (n, dimension)."""
+        sums, differences = [], []
+        for features, rotation, signs in (
+            (natural, bonds.natural, self.natural_signs),
+            (pseudo, bonds.pseudo, self.pseudo_signs),
+        ):
+            channels = features.shape[2]
+            both = torch.bmm(rotation, torch.cat([features[bonds.i], features[bonds.j]], dim=2))
+            near, far = both[..., :channels], both[..., channels:] * signs.to(both.dtype)
+            sums.append(near + far)
+            differences.append(near - far)
+        return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])
+
+    def backward_rotation(self, packed: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
+        """Packed features of both directions (2n, dimension) in their outward frames → the lab frame: natural and pseudo
+        (n, components, 2 channels), first half for i, second for j."""
+        n = len(bonds)
+        results = []
+        near, far = self.unpack(packed[:n]), self.unpack(packed[n:])
+        for index, (rotation, signs) in enumerate(
+            ((bonds.natural, self.natural_signs), (bonds.pseudo, self.pseudo_signs))
+        ):
+            both = torch.cat([near[index], far[index] * signs.to(packed.dtype)], dim=2)
+            results.append(torch.bmm(rotation.transpose(1, 2), both))
+        return results[0], results[1]
+
+
+class BondFactors(nn.Module):
+    """Channel factors from distance and from the scalars of both ends, for either direction.
+
+    Args:
+        settings: of the network.
+        count: number of factors.
+    """
+
+    def __init__(self, settings: NetworkSettings, count: int) -> None:
+        super().__init__()
+        width = 64
+        self.radial = nn.Linear(settings.radial, width)
+        self.centre = nn.Linear(settings.channels, width, bias=False)
+        self.partner = nn.Linear(settings.channels, width, bias=False)
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, count)
+
+    def forward(self, scalars: Tensor, bonds: Bonds) -> Tensor:
+        """Scalars (nodes, channels) → (2n, count): for i→j, then j→i."""
+        centre, partner, radial = self.centre(scalars), self.partner(scalars), self.radial(bonds.radial)
+        there = radial + centre[bonds.i] + partner[bonds.j]
+        back = radial + centre[bonds.j] + partner[bonds.i]
+        hidden = torch.nn.functional.silu(torch.cat([there, back]))
+        return self.out(torch.nn.functional.silu(self.hidden(hidden)))
+
+
+class MessageLayer(nn.Module):
+    """One layer: messages over bonds, summed on atoms, then a per-atom nonlinearity; both added to the features.
+
+    Args:
+        settings: of the network.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        layout = settings.node_layout(settings.m_max)
+        hidden: SectorLayout = settings.hidden_layout(settings.hidden, layout.m_max)
+        self.norm = EquivariantNorm(layout)
+        self.frame = BondFrame(layout)
+        self.convolution = BondConvolution(layout.sectors, hidden)
+        self.factors = BondFactors(settings, self.convolution.gate.wide.channels)
+        self.readout = SectorLinear(hidden, layout.sectors, bias=False)
+        self.natural = EquivariantLinear(0, layout.l_max, layout.channels, layout.channels)
+        self.pseudo = EquivariantLinear(1, layout.l_pseudo, layout.pseudo_channels, layout.pseudo_channels)
+        self.update_norm = EquivariantNorm(layout)
+        self.update = FeedForward(layout, 2 * layout.channels)
+        self.scale = settings.neighbours**-0.5
+
+    def messages(self, natural: Tensor, pseudo: Tensor, bonds: Bonds, into: tuple[Tensor, Tensor]) -> None:
+        """Add the messages of `bonds` between normalized features to the sums `into` (one row per local atom)."""
+        total, difference = self.frame(natural, pseudo, bonds)
+        hidden = self.convolution(total, difference, self.factors(natural[:, 0], bonds))
+        back = self.frame.backward_rotation(self.readout(hidden), bonds)
+        weight = (bonds.envelope * self.scale)[:, :, None]
+        for target, message in zip(into, back, strict=True):
+            message = message * weight
+            channels = target.shape[2]
+            target.index_add_(0, bonds.i, message[..., :channels])
+            target.index_add_(0, bonds.j, message[..., channels:])
+
+    def finish(self, natural: Tensor, pseudo: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Update features of owned atoms from their summed messages."""
+        natural = natural + self.natural(sums[0])
+        pseudo = pseudo + self.pseudo(sums[1])
+        more = self.update(*self.update_norm(natural, pseudo))
+        return natural + more[0], pseudo + more[1]
