@@ -1,0 +1,173 @@
+"""`overlap.h5` and `hamiltonian.h5` of the DeepH layout: reading checked pieces of the tables, writing whole ones."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.errors import DataError
+
+__all__ = ["BlockFile", "check_spin", "create_datasets"]
+
+_DATASETS = ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries")
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """An open file of blocks whose header (datasets, types, lengths) has been checked.
+
+    Attributes:
+        path: of the file.
+        file: the open h5py file.
+        count: number of blocks N.
+        dtype: of the entries: float32, float64 or complex128.
+    """
+
+    path: Path
+    file: h5py.File
+    count: int
+    dtype: np.dtype
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> BlockFile:
+        """Open for reading. Not collective; any number of processes may open the same file.
+
+        Raises:
+            DataError: missing, truncated or not HDF5; a dataset missing, of wrong type or length; a missing shard.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"file '{path}' does not exist")
+        try:
+            file = h5py.File(path, "r", locking=False)  # read-only file systems refuse locks
+        except OSError as error:
+            raise DataError(f"cannot read '{path}': not an HDF5 file, or truncated ({error})") from None
+        try:
+            return cls(path, file, *_check_header(path, file))
+        except (OSError, RuntimeError) as error:
+            file.close()
+            raise DataError(f"cannot read '{path}': {error}") from None
+        except DataError:
+            file.close()
+            raise
+
+    def __enter__(self) -> BlockFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()
+
+    def read(self, start: int, stop: int, sizes: np.ndarray) -> BlockSet:
+        """Read and check blocks start…stop.
+
+        Args:
+            start: first block.
+            stop: one past the last.
+            sizes: (N,) rows of every atom in this matrix (doubled for spinors).
+
+        Raises:
+            DataError: unreadable data, atom indices out of range, shapes that contradict `sizes`, boundaries that
+                contradict the shapes or the number of entries, or entries that are not finite.
+        """
+        try:
+            pairs = self.file["atom_pairs"][start:stop].astype(np.int64)
+            shapes = self.file["chunk_shapes"][start:stop].astype(np.int64)
+            bounds = self.file["chunk_boundaries"][start : stop + 1].astype(np.int64)
+            total = self.file["entries"].shape[0]
+            self._check_tables(start, pairs, shapes, bounds, sizes, total)
+            entries = self.file["entries"][bounds[0] : bounds[-1]]
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"cannot read blocks {start}…{stop} of '{self.path}': {error}") from None
+        finite = np.isfinite(entries)
+        if not finite.all():
+            block = int(np.searchsorted(bounds - bounds[0], np.argmin(finite), side="right")) - 1
+            raise DataError(f"'{self.path}': {_name(start + block, pairs[block])} has entries that are not finite")
+        return BlockSet(pairs, bounds - bounds[0], entries)
+
+    def _check_tables(
+        self, start: int, pairs: np.ndarray, shapes: np.ndarray, bounds: np.ndarray, sizes: np.ndarray, total: int
+    ) -> None:
+        atoms = len(sizes)
+        outside = ((pairs[:, 3:] < 0) | (pairs[:, 3:] >= atoms)).any(axis=1)
+        if outside.any():
+            block = int(np.argmax(outside))
+            raise DataError(
+                f"'{self.path}': {_name(start + block, pairs[block])} has an atom outside 0…{atoms - 1} "
+                f"(POSCAR has {atoms} atoms, counted from 0)"
+            )
+        expected = sizes[pairs[:, 3:]]
+        wrong = (shapes != expected).any(axis=1)
+        if wrong.any():
+            block = int(np.argmax(wrong))
+            raise DataError(
+                f"'{self.path}': {_name(start + block, pairs[block])} has shape {tuple(shapes[block].tolist())}, but "
+                f"elements_orbital_map and spinful of info.json give {tuple(expected[block].tolist())}"
+            )
+        misplaced = np.diff(bounds) != expected.prod(axis=1)
+        if misplaced.any():
+            block = int(np.argmax(misplaced))
+            raise DataError(
+                f"'{self.path}': chunk_boundaries of {_name(start + block, pairs[block])} enclose "
+                f"{int(bounds[block + 1] - bounds[block])} entries, its shape {int(expected[block].prod())}"
+            )
+        if start == 0 and bounds[0] != 0:
+            raise DataError(f"'{self.path}': chunk_boundaries start at {int(bounds[0])}, not at 0")
+        if (start + len(pairs) == self.count and bounds[-1] != total) or bounds[-1] > total:
+            raise DataError(f"'{self.path}': chunk_boundaries end at {int(bounds[-1])}, but there are {total} entries")
+
+
+def check_spin(dtype: np.dtype, spinful: bool, path: Path) -> None:
+    """Refuse entries whose type contradicts `spinful`.
+
+    Raises:
+        DataError: real entries for spinors, or complex ones without spin.
+    """
+    if spinful != (dtype.kind == "c"):
+        wanted = "complex128 (info.json says spinful)" if spinful else "real (info.json says not spinful)"
+        raise DataError(f"'{path}': entries are {dtype}, but should be {wanted}")
+
+
+def create_datasets(
+    file: h5py.File, pairs: np.ndarray, boundaries: np.ndarray, entries: np.ndarray, sizes: np.ndarray, compress: bool
+) -> None:
+    """Write the four datasets of blocks `pairs` (n, 5) with `boundaries` (n + 1,), given rows per atom `sizes` (N,)."""
+    options = {"compression": "gzip", "compression_opts": 9, "shuffle": True} if compress and len(entries) else {}
+    for name, values in zip(_DATASETS, (pairs, boundaries, sizes[pairs[:, 3:]], entries), strict=True):
+        kind = values.dtype if name == "entries" else np.int64
+        file.create_dataset(name, data=np.ascontiguousarray(values, dtype=kind), **options)
+
+
+def _check_header(path: Path, file: h5py.File) -> tuple[int, np.dtype]:
+    missing = [name for name in _DATASETS if not isinstance(file.get(name), h5py.Dataset)]
+    if missing:
+        raise DataError(f"'{path}' lacks {', '.join(missing)} (it holds: {', '.join(file) or 'nothing'})")
+    count = file["atom_pairs"].shape[0] if file["atom_pairs"].ndim else 0
+    lengths = {"atom_pairs": (count, 5), "chunk_boundaries": (count + 1,), "chunk_shapes": (count, 2)}
+    for name, shape in lengths.items():
+        if file[name].shape != shape:
+            raise DataError(f"'{path}': {name} has shape {file[name].shape}, should have {shape}")
+        if file[name].dtype.kind not in "iu":
+            raise DataError(f"'{path}': {name} is {file[name].dtype}, should be an integer type")
+    if count == 0:
+        raise DataError(f"'{path}' holds no blocks")
+    if file["entries"].ndim != 1:
+        raise DataError(f"'{path}': entries has {file['entries'].ndim} dimensions, should have 1")
+    dtype = file["entries"].dtype
+    if dtype not in (np.float32, np.float64, np.complex128):
+        raise DataError(f"'{path}': entries is {dtype}, should be float32, float64 or complex128")
+    for name in _DATASETS:
+        for source in file[name].virtual_sources() if file[name].is_virtual else ():
+            # HDF5 would return fill values for a missing source without a word
+            if not (path.parent / source.file_name).is_file():
+                raise DataError(f"'{path}' joins shards, and '{source.file_name}' is missing; copy the whole folder")
+    return count, dtype.newbyteorder("=")
+
+
+def _name(block: int, pair: np.ndarray) -> str:
+    return f"block {block} (R = {pair[:3].tolist()}, i = {pair[3]}, j = {pair[4]})"

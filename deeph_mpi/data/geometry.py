@@ -1,0 +1,75 @@
+"""POSCAR + info.json of the DeepH layout: everything of a directory but its matrices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.data.info import DeephInfo, read_info, write_info
+from deeph_mpi.errors import DataError, StructureError
+from deeph_mpi.structure.read import read_structure, write_structure
+from deeph_mpi.structure.structure import Structure
+
+__all__ = ["element_order", "read_geometry", "write_geometry"]
+
+
+def element_order(numbers: np.ndarray) -> np.ndarray:
+    """(N,) int64: the atoms grouped by element, elements by first appearance, otherwise in the order given."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return np.argsort(first[inverse], kind="stable").astype(np.int64)
+
+
+def read_geometry(directory: str | os.PathLike[str]) -> tuple[Structure, DeephInfo]:
+    """Read POSCAR and info.json, in the order of the file. Not collective.
+
+    Raises:
+        DataError: when either is missing, malformed, or contradicts the other.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DataError(f"directory '{directory}' does not exist")
+    if not (directory / "POSCAR").is_file():
+        raise DataError(f"'{directory}' is not a DeepH-layout directory: it has no POSCAR")
+    try:
+        structure = read_structure(directory / "POSCAR")
+    except StructureError as error:
+        raise DataError(str(error)) from None
+    info = read_info(directory, structure.numbers)
+    return replace(structure, pbc=np.array(info.pbc, dtype=bool)), info
+
+
+def write_geometry(
+    directory: str | os.PathLike[str], structure: Structure, orbital_map: OrbitalMap, info: DeephInfo
+) -> np.ndarray:
+    """Write POSCAR and info.json, atoms grouped by element as the layout wants. Not collective: call it on one rank.
+
+    The order is kept as `atom_order` in info.json when grouping moved an atom; writers of matrices find it there.
+
+    Args:
+        directory: made when absent.
+        structure: in the user's order.
+        orbital_map: shells of every element; only those present are written.
+        info: the rest of info.json; its own `orbital_map`, `atom_order` and `pbc` are not looked at.
+
+    Returns:
+        (N,) int64: the user's index of every atom of the file.
+
+    Raises:
+        DataError: when an element is not in the orbital map.
+    """
+    directory = Path(directory)
+    order = element_order(structure.numbers)
+    orbital_map.orbitals(structure.numbers)
+    present = OrbitalMap({z: ls for z, ls in orbital_map.shells.items() if z in set(structure.numbers.tolist())})
+    grouped = replace(structure, numbers=structure.numbers[order], positions=structure.positions[order])
+    moved = bool((order != np.arange(len(order))).any())
+    a, b, c = (bool(flag) for flag in structure.pbc)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_structure(directory / "POSCAR", grouped)
+    stated = replace(info, orbital_map=present, atom_order=order if moved else None, pbc=(a, b, c))
+    write_info(directory, stated, grouped.numbers)
+    return order

@@ -1,0 +1,276 @@
+"""Blocks of the DeepH layout read and written by all ranks together, none of which ever holds a whole table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.data.blockfile import BlockFile, check_spin, create_datasets
+from deeph_mpi.data.hermitian import average_pairs, check_sorted, image_reach, missing_partner, tolerance
+from deeph_mpi.data.info import read_info
+from deeph_mpi.data.ragged import by_shape, find, gather_entries, pair_keys, reversed_pairs, sort_blocks, spread
+from deeph_mpi.errors import DataError
+from deeph_mpi.parallel import World
+
+__all__ = ["read_rows", "write_rows"]
+
+# Entries that all ranks together move in one exchange: no rank can then receive more, so mpi4py's int32 counts hold
+# and the buffers stay below 1 GB (complex128).
+_ENTRIES_IN_FLIGHT = 2**26
+
+
+def read_rows(
+    world: World, path: str | os.PathLike[str], owner: np.ndarray, orbitals: np.ndarray, spinful: bool = False
+) -> BlockSet:
+    """Read `overlap.h5` or `hamiltonian.h5`, every rank ending with the blocks (R, i, j) of the atoms i it owns. Collective.
+
+    Each rank reads a contiguous slice of the tables in bounded pieces, checks it, and sends every block to the owner of
+    atom i. Then every block is compared with its Hermitian partner (−R, j, i) at the owner of j, and both become
+    (H + H†)/2 to the bit: codes write the two with different roundings, while a factorization that reads one triangle
+    and a product that applies both must see one matrix.
+
+    Args:
+        world: all ranks that share the matrix.
+        path: the file; a single one or shards joined by `write_rows`.
+        owner: (N,) the owning rank of every atom, in the order of the POSCAR beside the file; the same on all ranks.
+        orbitals: (N,) int64 orbitals of every atom, without spin.
+        spinful: whether these blocks are (2 n_i, 2 n_j) complex: H of a spinful directory; its overlap is not.
+
+    Returns:
+        This rank's blocks in the order (i, j, R1, R2, R3), in the dtype of the file. Empty on a rank without atoms.
+
+    Raises:
+        DataError: on all ranks, for everything that `deeph_mpi.data.deeph.read_system` refuses in this file.
+    """
+    path = Path(path)
+    sizes = np.asarray(orbitals, dtype=np.int64) * (2 if spinful else 1)
+    owner = np.asarray(owner, dtype=np.int64)
+    count, dtype = world.on_root(_header, path, spinful)
+    budget = max(_ENTRIES_IN_FLIGHT // world.size, int(sizes.max()) ** 2)
+    start, stop = count * world.rank // world.size, count * (world.rank + 1) // world.size
+    step = max(1, budget // int(sizes.max()) ** 2)
+    received = [BlockSet.allocate(np.empty((0, 5), dtype=np.int64), sizes, dtype)]
+    with world.together():
+        file = BlockFile.open(path)
+    try:
+        for turn in range(int(world.max(-(-(stop - start) // step)))):
+            first = min(start + turn * step, stop)
+            with world.together():
+                piece = file.read(first, min(first + step, stop), sizes)
+            received.append(_to_owners(world, piece, owner[piece.pairs[:, 3]], sizes))
+    finally:
+        file.file.close()
+    blocks = sort_blocks(_joined(received))
+    del received
+    _symmetrize(world, blocks, owner, sizes, str(path), budget)
+    return blocks
+
+
+def write_rows(
+    world: World, directory: str | os.PathLike[str], name: str, blocks: BlockSet, orbitals: np.ndarray
+) -> None:
+    """Write `NAME.h5` of a DeepH-layout directory from the blocks that every rank holds. Collective.
+
+    Rank r writes `shards/NAME.RRRR.h5`; rank 0 joins them by an HDF5 virtual dataset `NAME.h5` with relative paths, so
+    the folder can be moved as a whole. Files get their names only when all are complete. POSCAR and info.json
+    (`write_geometry`) must be there already: when they group atoms by element, the blocks are renumbered to match.
+
+    Args:
+        world: all ranks that share the matrix; each block is held by exactly one.
+        directory: shared by all ranks.
+        name: "overlap" or "hamiltonian".
+        blocks: of this rank, possibly none; atoms in the user's order, as in the structure given to `write_geometry`.
+        orbitals: (N,) rows of every atom in this matrix, in the same order (doubled for spinors).
+
+    Raises:
+        DataError: on all ranks, when info.json is missing or fits another number of atoms.
+    """
+    directory = Path(directory)
+    order = world.on_root(_file_order, directory, len(orbitals))
+    pairs, sizes = blocks.pairs, np.asarray(orbitals, dtype=np.int64)
+    if order is not None:
+        pairs = pairs.copy()
+        pairs[:, 3:] = np.argsort(order)[pairs[:, 3:]]
+        sizes = sizes[order]
+    world.on_root(_clear, directory, name)
+    counts = np.array(world.comm.allgather((len(blocks), len(blocks.entries))), dtype=np.int64).reshape(-1, 2)
+    before = counts[: world.rank].sum(axis=0)
+    shard = directory / "shards" / f"{name}.{world.rank:04d}.h5"
+    temporary = shard.with_name(shard.name + ".tmp")
+    with world.together(), h5py.File(temporary, "w") as file:
+        # boundaries count from the start of the joined file: a virtual dataset cannot add an offset
+        create_datasets(file, pairs, blocks.offsets + before[1], blocks.entries, sizes, compress=False)
+    with world.together():
+        temporary.replace(shard)
+    world.on_root(_join, directory, name, counts, blocks.entries.dtype)
+
+
+def _header(path: Path, spinful: bool) -> tuple[int, np.dtype]:
+    with BlockFile.open(path) as file:
+        check_spin(file.dtype, spinful, path)
+        return file.count, file.dtype
+
+
+def _joined(parts: list[BlockSet]) -> BlockSet:
+    sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return BlockSet(
+        np.concatenate([part.pairs for part in parts]), offsets, np.concatenate([part.entries for part in parts])
+    )
+
+
+def _exchange(world: World, values: np.ndarray, counts: np.ndarray, arriving: np.ndarray) -> np.ndarray:
+    """Alltoallv of a flat array whose parts for ranks 0, 1, … (`counts` each) follow one another. Collective."""
+    received = np.empty(int(arriving.sum()), dtype=values.dtype)
+    displacements = [np.concatenate([[0], np.cumsum(part)[:-1]]) for part in (counts, arriving)]
+    world.comm.Alltoallv([values, (counts, displacements[0])], [received, (arriving, displacements[1])])
+    return received
+
+
+def _to_owners(world: World, blocks: BlockSet, target: np.ndarray, sizes: np.ndarray) -> BlockSet:
+    """Send every block to its target rank; return those received, ordered by sender. Collective."""
+    order = np.argsort(target, kind="stable")
+    lengths = np.diff(blocks.offsets)
+    counts = np.stack([np.bincount(target, weights, world.size) for weights in (None, lengths)], axis=1).astype(np.int64)
+    arriving = np.empty_like(counts)
+    world.comm.Alltoall(counts, arriving)
+    pairs = _exchange(world, blocks.pairs[order].ravel(), counts[:, 0] * 5, arriving[:, 0] * 5).reshape(-1, 5)
+    entries = _exchange(world, gather_entries(blocks, order), counts[:, 1], arriving[:, 1])
+    lengths = sizes[pairs[:, 3:]].prod(axis=1)
+    return BlockSet(pairs, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), entries)
+
+
+def _symmetrize(
+    world: World, blocks: BlockSet, owner: np.ndarray, sizes: np.ndarray, name: str, budget: int
+) -> None:
+    """Check for duplicates, onsite blocks and Hermitian partners, and average partners in place. Collective.
+
+    Of each pair of partners the one with the smaller (i, j, R) travels to the other's owner, is averaged with it there,
+    and the mean travels back, so both ends hold the same bits and the memory for it stays bounded.
+    """
+    reach = int(world.max(image_reach(blocks.pairs)))
+    limit = tolerance(blocks.entries.dtype, world.max(float(np.abs(blocks.entries).max(initial=0))))
+    atoms = np.flatnonzero(owner == world.rank)
+    with world.together():
+        keys = check_sorted(blocks, atoms, len(owner), reach, name)
+    partner_keys = pair_keys(reversed_pairs(blocks.pairs), len(owner), reach)
+    travelling = np.flatnonzero(keys <= partner_keys)
+    met = np.zeros(len(blocks), dtype=bool)
+    met[travelling] = True
+    volume = np.cumsum(np.diff(blocks.offsets)[travelling])
+    turns = int(world.max(int(volume[-1]) // budget + 1 if len(volume) else 0))
+    cuts = np.searchsorted(volume, budget * np.arange(turns + 1), side="right")
+    cuts[0] = 0
+    for turn in range(turns):
+        chosen = travelling[cuts[turn] : cuts[turn + 1]]
+        target = owner[blocks.pairs[chosen, 4]]
+        chosen = chosen[np.argsort(target, kind="stable")]
+        target = np.sort(target)
+        sent = _conjugates(blocks, chosen, sizes)
+        arrived = _to_owners(world, sent, target, sizes)
+        with world.together():
+            here = find(keys, pair_keys(arrived.pairs, len(owner), reach))
+            if (here < 0).any():
+                raise DataError(missing_partner(reversed_pairs(arrived.pairs[[int(np.argmax(here < 0))]])[0], name))
+            _average(blocks, here, arrived, sizes, limit, name)
+        met[here] = True
+        origin = _senders(world, target)
+        back = _to_owners(world, arrived, origin, sizes)
+        _take_conjugates(blocks, chosen, back, sizes)
+    with world.together():
+        if not met.all():
+            raise DataError(missing_partner(blocks.pairs[int(np.argmin(met))], name))
+
+
+def _senders(world: World, target: np.ndarray) -> np.ndarray:
+    """For the blocks just received, in their order, the rank that sent each. Collective."""
+    counts = np.bincount(target, minlength=world.size).astype(np.int64)
+    arriving = np.empty_like(counts)
+    world.comm.Alltoall(counts, arriving)
+    return np.repeat(np.arange(world.size), arriving)
+
+
+def _conjugates(blocks: BlockSet, chosen: np.ndarray, sizes: np.ndarray) -> BlockSet:
+    """Chosen blocks as their partners would be: (−R, j, i) with conjugate-transposed entries."""
+    result = BlockSet.allocate(reversed_pairs(blocks.pairs[chosen]), sizes, blocks.entries.dtype)
+    _each_shape(blocks, chosen, result, sizes, lambda block: block.transpose(0, 2, 1).conj())
+    return result
+
+
+def _each_shape(
+    blocks: BlockSet, chosen: np.ndarray, result: BlockSet, sizes: np.ndarray, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Write `change` of the chosen blocks, (n, r, c) at a time, into the blocks of `result` in the order of `chosen`."""
+    for (rows, columns), members in by_shape(blocks.pairs[chosen], sizes):
+        flat = np.arange(rows * columns)
+        own = blocks.entries[blocks.offsets[chosen[members], None] + flat].reshape(-1, rows, columns)
+        result.entries[result.offsets[members, None] + flat] = change(own).reshape(len(members), -1)
+
+
+def _average(
+    blocks: BlockSet, here: np.ndarray, arrived: BlockSet, sizes: np.ndarray, limit: float, name: str
+) -> None:
+    """Average blocks `here` with what arrived for them, in both places."""
+    for (rows, columns), members in by_shape(arrived.pairs, sizes):
+        there = arrived.offsets[members, None] + np.arange(rows * columns)
+        conjugate = arrived.entries[there].reshape(-1, rows, columns)
+        mean = average_pairs(blocks, here[members], conjugate, limit, name)
+        arrived.entries[there] = mean.reshape(len(members), -1)
+
+
+def _take_conjugates(blocks: BlockSet, chosen: np.ndarray, back: BlockSet, sizes: np.ndarray) -> None:
+    """Store the means that came back as (−R, j, i) in the order of `chosen`."""
+    means = _conjugates(back, np.arange(len(back)), sizes)
+    lengths = np.diff(means.offsets)
+    blocks.entries[spread(blocks.offsets[chosen], lengths)] = means.entries
+
+
+def _file_order(directory: Path, atoms: int) -> np.ndarray | None:
+    info = read_info(directory)
+    if info.atom_order is not None and len(info.atom_order) != atoms:
+        raise DataError(f"'{directory}' describes {len(info.atom_order)} atoms, the matrix {atoms}")
+    return info.atom_order
+
+
+def _clear(directory: Path, name: str) -> None:
+    """Remove what an earlier run, perhaps on more ranks, left: a joined file must never point to newer shards."""
+    (directory / f"{name}.h5").unlink(missing_ok=True)
+    (directory / "shards").mkdir(parents=True, exist_ok=True)
+    for shard in (directory / "shards").glob(f"{name}.*.h5"):
+        shard.unlink()
+
+
+def _join(directory: Path, name: str, counts: np.ndarray, dtype: np.dtype) -> None:
+    """Write the virtual dataset over shards that hold `counts` (size, 2) blocks and entries."""
+    blocks, entries = (int(total) for total in counts.sum(axis=0))
+    layouts = {
+        "atom_pairs": h5py.VirtualLayout((blocks, 5), np.int64),
+        "chunk_shapes": h5py.VirtualLayout((blocks, 2), np.int64),
+        "chunk_boundaries": h5py.VirtualLayout((blocks + 1,), np.int64),
+        "entries": h5py.VirtualLayout((entries,), dtype),
+    }
+    last = len(counts) - 1
+    start = np.zeros(2, dtype=np.int64)
+    for rank, held in enumerate(counts):
+        path = f"shards/{name}.{rank:04d}.h5"
+        lengths = {"atom_pairs": held[0], "chunk_shapes": held[0], "entries": held[1]}
+        lengths["chunk_boundaries"] = held[0] + (rank == last)  # the closing boundary comes from the last shard
+        for dataset, length in lengths.items():
+            if length == 0:
+                continue
+            layout = layouts[dataset]
+            shape = (int(held[0]) + 1,) if dataset == "chunk_boundaries" else (int(length), *layout.shape[1:])
+            first = int(start[1 if dataset == "entries" else 0])
+            source = h5py.VirtualSource(path, dataset, shape=shape)
+            layout[first : first + int(length)] = source[: int(length)]
+        start += held
+    temporary = directory / f"{name}.h5.tmp"
+    with h5py.File(temporary, "w") as file:
+        for dataset, layout in layouts.items():
+            file.create_virtual_dataset(dataset, layout)
+    temporary.replace(directory / f"{name}.h5")

@@ -1,0 +1,82 @@
+"""Vectorised work on blocks of unlike shapes: keys, order, transposition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.errors import DataError
+
+__all__ = ["by_shape", "find", "gather_entries", "pair_keys", "reversed_pairs", "sort_blocks", "spread"]
+
+
+def reversed_pairs(pairs: np.ndarray) -> np.ndarray:
+    """(n, 5): (−R, j, i) for every (R, i, j)."""
+    return np.concatenate([-pairs[:, :3], pairs[:, 4:5], pairs[:, 3:4]], axis=1)
+
+
+def pair_keys(pairs: np.ndarray, atoms: int, reach: int) -> np.ndarray:
+    """(n,) int64 keys that order pairs (n, 5) by (i, j, R1, R2, R3).
+
+    Args:
+        pairs: with atom indices below `atoms` and image indices within ±`reach`.
+        atoms: number of atoms N.
+        reach: largest |R| there is.
+
+    Raises:
+        DataError: when the keys would overflow int64.
+    """
+    width = 2 * reach + 1
+    if atoms * atoms * width**3 >= 2**63:
+        raise DataError(f"image indices up to {reach} are too large for {atoms} atoms")
+    keys = pairs[:, 3] * atoms + pairs[:, 4]
+    for axis in range(3):
+        keys = keys * width + (pairs[:, axis] + reach)
+    return keys
+
+
+def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(m,) int64: position of every wanted key in the ascending `keys` (n,); −1 where it is absent."""
+    if len(keys) == 0:
+        return np.full(len(wanted), -1, dtype=np.int64)
+    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[position] == wanted, position, -1)
+
+
+def spread(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Concatenated ranges start…start+size, int64: where the entries of chosen blocks lie in a flat array."""
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total, dtype=np.int64) + np.repeat(starts - ends + sizes, sizes)
+
+
+def gather_entries(blocks: BlockSet, chosen: np.ndarray) -> np.ndarray:
+    """Entries of the chosen blocks one after the other, in the order of `chosen`."""
+    sizes = np.diff(blocks.offsets)[chosen]
+    return blocks.entries[spread(blocks.offsets[chosen], sizes)]
+
+
+def sort_blocks(blocks: BlockSet) -> BlockSet:
+    """The same blocks ordered by (i, j, R1, R2, R3)."""
+    r1, r2, r3, i, j = blocks.pairs.T
+    order = np.lexsort((r3, r2, r1, j, i))
+    if (order == np.arange(len(order))).all():
+        return blocks
+    sizes = np.diff(blocks.offsets)[order]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return BlockSet(blocks.pairs[order], offsets, gather_entries(blocks, order))
+
+
+def by_shape(pairs: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Group pairs (n, 5) by the shape of their blocks, given the rows of every atom (N,).
+
+    Yields:
+        ((rows, columns), indices of the pairs with that shape).
+    """
+    rows, columns = sizes[pairs[:, 3]], sizes[pairs[:, 4]]
+    label = rows * (int(sizes.max(initial=0)) + 1) + columns
+    for value in np.unique(label):
+        members = np.flatnonzero(label == value)
+        yield (int(rows[members[0]]), int(columns[members[0]])), members

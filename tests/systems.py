@@ -1,0 +1,56 @@
+"""Systems made up for tests: random Hermitian blocks on random atoms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.data.deeph import DeephInfo, DeephSystem
+from deeph_mpi.data.ragged import sort_blocks
+from deeph_mpi.structure.structure import Structure
+
+ORBITALS = OrbitalMap.from_symbols({"B": [0, 1], "C": [0, 0, 1, 1, 2], "N": [0, 1, 2]})
+
+
+def random_system(seed: int, *, spinful: bool = False, noise: float = 0.0, dtype: type = np.float64) -> DeephSystem:
+    """Seven atoms of three elements, not grouped by element, in a small cell; S ≻ 0 is not claimed.
+
+    `noise` breaks the Hermiticity of H by so much.
+    """
+    rng = np.random.default_rng(seed)
+    numbers = np.array([6, 7, 5, 6, 7, 7, 5], dtype=np.int64)
+    corners = np.array([[x, y, z] for x in (0.0, 2.0) for y in (0.0, 2.0) for z in (0.0, 2.0)])[:7]
+    structure = Structure(
+        numbers, corners + rng.uniform(-0.2, 0.2, (7, 3)), 4.5 * np.eye(3) + rng.uniform(0, 0.3, (3, 3)), np.ones(3, bool)
+    )
+    orbitals = ORBITALS.orbitals(numbers)
+    images = np.array([[a, b, c] for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-2, 0, 2)])
+    pairs = [(*image, i, j) for image in images for i in range(7) for j in range(7) if rng.random() < 0.3]
+    chosen = set(pairs) | {(0, 0, 0, i, i) for i in range(7)}
+    chosen |= {(-a, -b, -c, j, i) for a, b, c, i, j in chosen}
+    table = np.array(sorted(chosen), dtype=np.int64)
+
+    def blocks(sizes: np.ndarray, kind: type, noise: float) -> BlockSet:
+        made = BlockSet.allocate(table, sizes, kind)
+        where = {tuple(pair): index for index, pair in enumerate(table.tolist())}
+        for (a, b, c, i, j), index in where.items():
+            partner = where[(-a, -b, -c, j, i)]
+            if index > partner:
+                continue
+            value = rng.normal(size=(sizes[i], sizes[j])).astype(kind)
+            if np.issubdtype(kind, np.complexfloating):
+                value = value + 1j * rng.normal(size=value.shape)
+            if index == partner:
+                value = ((value + value.conj().T) / 2).astype(kind)
+            made.block(partner, sizes)[:] = value.conj().T + noise * rng.normal(size=value.shape[::-1])
+            made.block(index, sizes)[:] = value
+        return sort_blocks(made)
+
+    info = DeephInfo(ORBITALS, spinful=spinful, fermi_energy_eV=-1.5, occupation=27, vacuum_level_eV=3.25)
+    return DeephSystem(
+        structure,
+        info,
+        overlap=blocks(orbitals, dtype, 0.0),
+        hamiltonian=blocks(orbitals * (2 if spinful else 1), np.complex128 if spinful else dtype, noise),
+    )
