@@ -1,1 +1,1 @@
-"""Partition of atoms over ranks, ghosts and halo exchange."""
+"""Partition of atoms over ranks, ghosts, pairs and halo exchange."""

@@ -1,0 +1,45 @@
+"""Non-blocking messages of raw bytes between neighbouring ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+__all__ = ["post_messages"]
+
+CHUNK = 1 << 30  # bytes; counts of MPI before version 4 are int32
+
+
+def post_messages(
+    comm: MPI.Intracomm,
+    sends: Iterable[tuple[int, np.ndarray]],
+    receives: Iterable[tuple[int, np.ndarray]],
+    tag: int,
+) -> list[MPI.Request]:
+    """Start sending and receiving contiguous arrays; wait for the returned requests before touching them.
+
+    Args:
+        sends: (rank, array) for each destination.
+        receives: (rank, array) for each source; it must be as long as what that rank sends. Empty ones make no message.
+        tag: exchanges with one tag must be started in the same order on all ranks.
+    """
+    from mpi4py import MPI
+
+    requests = []
+    for rank, array in receives:
+        requests += [comm.Irecv([piece, MPI.BYTE], source=rank, tag=tag) for piece in _pieces(array)]
+    for rank, array in sends:
+        requests += [comm.Isend([piece, MPI.BYTE], dest=rank, tag=tag) for piece in _pieces(array)]
+    return requests
+
+
+def _pieces(array: np.ndarray) -> list[np.ndarray]:
+    if not array.flags.c_contiguous:
+        raise ValueError("messages must be contiguous arrays")
+    raw = array.reshape(-1).view(np.uint8)
+    return [raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK)]

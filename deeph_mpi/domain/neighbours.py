@@ -1,0 +1,152 @@
+"""Directed pairs of atoms within a radius, for the atoms of one rank.
+
+A search tree of the given atoms meets one of the atoms and periodic images around them, so that the cost follows the
+atoms of the rank. (scipy's k-d tree took half the time of vesin for 4,000 atoms of a bilayer at 8 Å, as it looks for no
+pairs between ghosts, and it does not import torch.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from deeph_mpi.domain.cell import WrappedAtoms, wrap
+from deeph_mpi.domain.radii import Radii, RadiusTable
+from deeph_mpi.errors import StructureError
+from deeph_mpi.structure.structure import Structure
+
+__all__ = ["PairList", "Shell", "neighbour_pairs", "pair_order", "shell_around"]
+
+CLOSEST = 0.5  # Å; no two nuclei are closer in any structure that makes sense
+
+
+@dataclass(frozen=True)
+class PairList:
+    """Directed pairs (i, j, R): atom j in cell R seen from atom i in cell 0, sorted by (i, j, R1, R2, R3).
+
+    Attributes:
+        i: (n,) int64 global indices.
+        j: (n,) int64 global indices.
+        R: (n, 3) int32 cells, relative to the positions as they stand (not wrapped).
+        vectors: (n, 3) float64, Å, r_j + R·cell − r_i; those of (i, j, R) and (j, i, −R) are opposite to the last bit.
+        distances: (n,) float64, Å.
+    """
+
+    i: np.ndarray
+    j: np.ndarray
+    R: np.ndarray
+    vectors: np.ndarray
+    distances: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+    def __getitem__(self, which: np.ndarray) -> PairList:
+        """The pairs selected by a mask or by indices."""
+        return PairList(self.i[which], self.j[which], self.R[which], self.vectors[which], self.distances[which])
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Atoms and periodic images near some centres, a superset of those within a radius of any of them.
+
+    Attributes:
+        centres: (n, 3) float64, Å, wrapped positions of the centres.
+        atoms: (m,) int64 global indices.
+        cells: (m, 3) int64 cells of the images, relative to wrapped positions.
+        positions: (m, 3) float64, Å.
+    """
+
+    centres: np.ndarray
+    atoms: np.ndarray
+    cells: np.ndarray
+    positions: np.ndarray
+
+
+def neighbour_pairs(structure: Structure, centres: np.ndarray, cutoff: Radii) -> PairList:
+    """All directed pairs from `centres` with 0 < |r_j + R·cell − r_i| ≤ cutoff, i = j with R ≠ 0 included.
+
+    Whether a pair is in does not depend on which centres are asked for, and (i, j, R) is in exactly when (j, i, −R) is.
+
+    Args:
+        structure: the atoms, replicated.
+        centres: (n,) global indices, each once.
+        cutoff: Å, one radius or one per pair of elements.
+
+    Raises:
+        StructureError: when two atoms (or an atom and its own image) are closer than 0.5 Å, naming them.
+    """
+    centres = np.asarray(centres, dtype=np.int64)
+    radii = RadiusTable.build(cutoff, structure.numbers)
+    reach = max(radii.largest, CLOSEST) * (1 + 1e-9) + 1e-6  # the exact comparison is made below
+    wrapped = wrap(structure)
+    shell = shell_around(wrapped, centres, reach)
+    found = _tree(shell.centres).sparse_distance_matrix(_tree(shell.positions), reach, output_type="ndarray")
+    i, image = centres[found["i"]], found["j"]
+    j = shell.atoms[image]
+    R = (shell.cells[image] - wrapped.shifts[j] + wrapped.shifts[i]).astype(np.int32)
+    other = (i != j) | R.any(axis=1)
+    i, j, R = i[other], j[other], R[other]
+    vectors = _vectors(structure, i, j, R)
+    distances = np.sqrt(vectors[:, 0] ** 2 + vectors[:, 1] ** 2 + vectors[:, 2] ** 2)
+    _check_apart(i, j, distances)
+    inside = np.flatnonzero(distances <= radii.of(structure.numbers[i], structure.numbers[j]))
+    inside = inside[pair_order(i[inside], j[inside], R[inside])]
+    return PairList(i[inside], j[inside], R[inside], vectors[inside], distances[inside])
+
+
+def pair_order(i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Permutation (n,) that sorts pairs by (i, j, R1, R2, R3)."""
+    if len(i) == 0:
+        return np.zeros(0, dtype=np.int64)
+    low, high = R.min(axis=0).astype(np.int64), R.max(axis=0).astype(np.int64)
+    code = np.asarray(j, dtype=np.int64)
+    for axis in range(3):  # one key for (j, R): N atoms times the images that occur stays far below 2⁶³
+        code = code * (high[axis] - low[axis] + 1) + (R[:, axis] - low[axis])
+    return np.lexsort((code, i))
+
+
+def shell_around(wrapped: WrappedAtoms, centres: np.ndarray, reach: float) -> Shell:
+    """Atoms and images in the fractional bounding box of `centres` (n,), widened by `reach` (Å) on all sides."""
+    f = wrapped.fractional
+    own = f[centres]
+    if len(own) == 0:
+        none = np.zeros((0, 3))
+        return Shell(none, np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=np.int64), none)
+    margin = reach / wrapped.heights
+    low, high = own.min(axis=0) - margin, own.max(axis=0) + margin
+    first = np.where(wrapped.pbc, np.ceil(low - f), 0.0).astype(np.int64)
+    last = np.where(wrapped.pbc, np.floor(high - f), 0.0).astype(np.int64)
+    counts = np.where(wrapped.pbc, np.maximum(last - first + 1, 0), (f >= low) & (f <= high))
+    images = counts.prod(axis=1)
+    atoms = np.repeat(np.arange(len(f)), images)
+    number = np.arange(len(atoms)) - np.repeat(np.cumsum(images) - images, images)
+    cells = np.empty((len(atoms), 3), dtype=np.int64)
+    for axis in (2, 1, 0):  # the running number of an image, in mixed radix, is its cell
+        number, digit = np.divmod(number, counts[atoms, axis])
+        cells[:, axis] = first[atoms, axis] + digit
+    return Shell(own @ wrapped.cell, atoms, cells, (f[atoms] + cells) @ wrapped.cell)
+
+
+def _tree(points: np.ndarray) -> cKDTree:
+    return cKDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False)
+
+
+def _vectors(structure: Structure, i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
+    # Elementwise and in a fixed order: negating R and swapping i and j then negates the result exactly, which a matrix
+    # product (blocked, fused) does not promise.
+    a, b, c = structure.cell
+    shift = (R[:, :1] * a + R[:, 1:2] * b) + R[:, 2:] * c
+    return (structure.positions[j] - structure.positions[i]) + shift
+
+
+def _check_apart(i: np.ndarray, j: np.ndarray, distances: np.ndarray) -> None:
+    close = np.flatnonzero(distances < CLOSEST)
+    if len(close) == 0:
+        return
+    first = close[np.lexsort((np.maximum(i, j)[close], np.minimum(i, j)[close]))[0]]
+    a, b = sorted((int(i[first]), int(j[first])))
+    what = f"atoms {a} and {b}" if a != b else f"atom {a} and its own periodic image"
+    raise StructureError(f"{what} are only {distances[first]:.3f} Å apart: check the positions and the cell")
