@@ -1,0 +1,84 @@
+"""Eigenpairs distributed by rows: S-orthonormalization, Rayleigh-Ritz and true residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from deeph_mpi.solvers.pencil import Pencil
+
+__all__ = ["Eigenpairs"]
+
+_INDEPENDENT = 1e-3  # S-norm of what a new unit vector must add to the space to count as new
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """S-orthonormal eigenvectors with their energies, ascending.
+
+    Attributes:
+        energies: (m,) float64, eV.
+        vectors: (local_dimension, m), the rows of this rank.
+        residuals: (m,) float64, ‖H x − E S x‖₂ / ‖S x‖₂ in eV.
+    """
+
+    energies: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+
+    @classmethod
+    def none(cls, pencil: Pencil) -> Eigenpairs:
+        """An empty set."""
+        return cls(np.empty(0), np.empty((pencil.local_dimension, 0), dtype=pencil.dtype), np.empty(0))
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+    def take(self, chosen: np.ndarray) -> Eigenpairs:
+        """The pairs at indices, or where a mask is true."""
+        return Eigenpairs(self.energies[chosen], self.vectors[:, chosen], self.residuals[chosen])
+
+    def extended(self, pencil: Pencil, candidates: np.ndarray, tolerance: float) -> Eigenpairs:
+        """Add approximate eigenvectors: what is new in them, by complex S-orthogonalization and Rayleigh-Ritz. Collective.
+
+        Copies, and partners i·x of the doubled real form, add nothing. Pairs whose true residual exceeds `tolerance`
+        (eV) are dropped.
+
+        Args:
+            pencil: the eigenproblem.
+            candidates: (local_dimension, q).
+            tolerance: in eV.
+        """
+        old = self.vectors
+        scale = _total(pencil, (candidates.conj() * pencil.multiply(pencil.s, candidates)).real.sum(axis=0))
+        new = candidates / np.sqrt(np.maximum(scale, 1e-300))
+        for _ in range(2):  # twice is enough
+            new = new - old @ _total(pencil, old.conj().T @ pencil.multiply(pencil.s, new))
+        metric, rotation = _eigh(pencil, _total(pencil, new.conj().T @ pencil.multiply(pencil.s, new)))
+        independent = metric > _INDEPENDENT**2
+        if not independent.any():
+            return self
+        space = np.concatenate([old, new @ (rotation[:, independent] / np.sqrt(metric[independent]))], axis=1)
+        h_space, s_space = pencil.multiply(pencil.h, space), pencil.multiply(pencil.s, space)
+        projected = [_total(pencil, space.conj().T @ image) for image in (h_space, s_space)]
+        energies, ritz = _eigh(pencil, *projected)
+        vectors, s_vectors = space @ ritz, s_space @ ritz
+        difference = h_space @ ritz - s_vectors * energies
+        squares = [_total(pencil, (x.real**2 + x.imag**2).sum(axis=0)) for x in (difference, s_vectors)]
+        residuals = np.sqrt(squares[0] / squares[1])
+        return Eigenpairs(energies, vectors, residuals).take(residuals < tolerance)
+
+
+def _total(pencil: Pencil, local: np.ndarray) -> np.ndarray:
+    local = np.ascontiguousarray(local)
+    total = np.empty_like(local)
+    pencil.world.comm.Allreduce(local, total)
+    return total
+
+
+def _eigh(pencil: Pencil, *matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Small dense Hermitian eigenproblem, solved by rank 0 so that all ranks go on with the same bits."""
+    symmetric = [(matrix + matrix.conj().T) / 2 for matrix in matrices]
+    return pencil.world.on_root(scipy.linalg.eigh, *symmetric)

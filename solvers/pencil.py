@@ -1,0 +1,113 @@
+"""The generalized eigenproblem H x = E S x, distributed by rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deeph_mpi.errors import SolverError
+from deeph_mpi.parallel.world import World
+
+__all__ = ["Pencil"]
+
+
+@dataclass
+class Pencil:
+    """H(k) and S(k) as PETSc matrices with one common sparsity pattern.
+
+    In real arithmetic a complex Hermitian pencil of dimension n is held in its real form [[Re, −Im], [Im, Re]] of
+    dimension 2n, rows interleaved per atom; `real_part` and `imaginary_part` then say where Re x and Im x lie. Every
+    eigenvalue of the 2n problem is doubled: (x, y) and (−y, x) are both x + iy.
+
+    Attributes:
+        world: the ranks that share the matrices.
+        h, s: petsc4py Mat (AIJ), eV and dimensionless.
+        real_part, imaginary_part: (local rows / 2,) int64 local rows of the real and imaginary parts, or both None.
+    """
+
+    world: World
+    h: Any
+    s: Any
+    real_part: np.ndarray | None = None
+    imaginary_part: np.ndarray | None = None
+
+    @property
+    def multiplicity(self) -> int:
+        """How often each eigenvalue occurs in the matrices: 2 in the doubled real form."""
+        return 1 if self.real_part is None else 2
+
+    @property
+    def dimension(self) -> int:
+        """Number of states n."""
+        return int(self.h.getSize()[0]) // self.multiplicity
+
+    @property
+    def local_dimension(self) -> int:
+        """Rows of the eigenvectors on this rank."""
+        return int(self.h.getLocalSize()[0]) // self.multiplicity
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the eigenvectors: float64 for a real pencil, else complex128."""
+        real = self.real_part is None and np.dtype(self.h.getVecRight().array_r.dtype).kind == "f"
+        return np.dtype(np.float64 if real else np.complex128)
+
+    def pack(self, x: np.ndarray, vec: Any) -> None:
+        """Write one local vector (local_dimension,) into a PETSc vector of the matrices."""
+        array = vec.getArray()
+        if self.real_part is None:
+            array[:] = x
+        else:
+            array[self.real_part] = x.real
+            array[self.imaginary_part] = x.imag
+        del array  # the view holds the vector's write access
+
+    def unpack(self, vec: Any) -> np.ndarray:
+        """The local part of a PETSc vector as an array (local_dimension,)."""
+        array = vec.getArray(readonly=True)
+        if self.real_part is None:
+            return array.copy()
+        return array[self.real_part] + 1j * array[self.imaginary_part]
+
+    def multiply(self, matrix: Any, x: np.ndarray) -> np.ndarray:
+        """Product of `h` or `s` with the columns of x (local_dimension, m). Collective."""
+        source, target = matrix.createVecs()
+        result = np.empty_like(x)
+        for column in range(x.shape[1]):
+            self.pack(x[:, column], source)
+            matrix.mult(source, target)
+            result[:, column] = self.unpack(target)
+        source.destroy()
+        target.destroy()
+        return result
+
+    def require_hermitian(self, tolerance: float = 1e-9) -> None:
+        """Check with a random vector that H and S equal their adjoints; a factorization reads one triangle only. Collective.
+
+        Raises:
+            SolverError: when ‖(A − Aᴴ) v‖∞ exceeds `tolerance` · ‖A v‖∞.
+        """
+        for name, matrix in (("Hamiltonian", self.h), ("overlap", self.s)):
+            v, forward = matrix.createVecs()
+            backward = forward.duplicate()
+            low, high = v.getOwnershipRange()
+            v.getArray()[:] = np.random.default_rng([7, low]).uniform(0.5, 1.5, high - low)
+            matrix.mult(v, forward)
+            matrix.multTranspose(v, backward)
+            difference = np.abs(forward.getArray() - np.conj(backward.getArray()))
+            worst = self.world.max(float(difference.max(initial=0.0)))
+            scale = self.world.max(float(np.abs(forward.getArray()).max(initial=0.0)))
+            for vec in (v, forward, backward):
+                vec.destroy()
+            if not worst <= tolerance * scale:  # catches NaN
+                raise SolverError(
+                    f"the {name} is not Hermitian: {worst:.1e} of {scale:.1e}. Blocks (R, i, j) and (−R, j, i) must be "
+                    "each other's adjoint, and all entries finite"
+                )
+
+    def destroy(self) -> None:
+        """Free the matrices. Collective."""
+        self.h.destroy()
+        self.s.destroy()

@@ -1,0 +1,183 @@
+"""The states nearest an energy, or in a window, by shift-and-invert, complete because inertia counts them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deeph_mpi.errors import SolverError
+from deeph_mpi.solvers.eigenpairs import Eigenpairs
+from deeph_mpi.solvers.factor import ShiftedFactor
+from deeph_mpi.solvers.krylov import krylov_schur
+from deeph_mpi.solvers.states import States
+
+__all__ = ["CLUSTER", "nearest_states", "states_in_window"]
+
+CLUSTER = 1e-6  # eV: states closer than this belong together and are never separated
+_KRYLOV_TOLERANCE = 1e-10
+_RESIDUAL = 1e-6  # eV: largest true residual of an accepted pair; its energy is then exact to the square of that / gap
+_SLICE = 120  # states of one Krylov run at most; a window with more is cut into slices
+_ROUNDS = 12
+
+
+def nearest_states(factor: ShiftedFactor, target: float, count: int) -> States:
+    """The `count` states nearest `target`, with every state that is degenerate with one of them. Collective.
+
+    Uses the factor's present shift where there is one, else factors at `target`. States are gathered until two energies
+    in gaps, below and above what was asked for, enclose as many states as the difference of their inertias.
+
+    Args:
+        factor: of the pencil.
+        target: eV.
+        count: at least 1; more than the dimension means all.
+
+    Raises:
+        SolverError: the factorization failed, or no state converged.
+    """
+    if not np.isfinite(factor.shift):
+        factor.factorize(target)
+    shift = factor.shift
+    dimension = factor.pencil.dimension
+    count = min(count, dimension)
+    want = min(dimension, count + max(6, count // 8))
+    pairs = Eigenpairs.none(factor.pencil)
+    for _ in range(_ROUNDS):
+        pairs, progress = _gather(factor, pairs, want)
+        if len(pairs) == dimension:
+            return States(pairs, 0, -np.inf, np.inf, *_proof(factor, "all states of the matrix were found"))
+        if len(pairs) < count:
+            raise SolverError(f"Krylov-Schur found only {len(pairs)} of the {count} states near {target:.4f} eV")
+        ends = _ends_in_gaps(pairs.energies, shift, target, count)
+        if ends is None:
+            if not progress:
+                break
+            want = min(dimension, len(pairs) + max(8, count // 3))
+            continue
+        found, missing = _counted(factor, pairs, *ends)
+        if missing == 0 or not progress:
+            return found.nearest(target, count, CLUSTER)
+        factor.factorize(shift)
+        want = min(dimension, len(pairs) + max(missing, 0) + 2)
+    return States(pairs, None, target, target, False, "no gap found to count in").nearest(target, count, CLUSTER)
+
+
+def states_in_window(factor: ShiftedFactor, lower: float, upper: float) -> States:
+    """All states with lower ≤ E ≤ upper. Collective.
+
+    Inertia at both ends gives their number; crowded windows are bisected by further inertias, and each slice is solved
+    at its centre until its number is reached.
+
+    Raises:
+        SolverError: the factorization failed, or PETSc gives no inertia (complex scalars or no MUMPS).
+    """
+    if not factor.counts_inertia:
+        raise SolverError("a window needs inertia, that is real PETSc scalars and MUMPS; ask for `states` instead")
+    (low, below), (high, through) = factor.below(lower, -1.0), factor.below(upper, 1.0)
+    pairs = Eigenpairs.none(factor.pencil)
+    note = "inertia at both ends"
+    complete = True
+    for begin, end, count in _slices(factor, (low, below), (high, through)):
+        found, enough = _slice(factor, begin, end, count)
+        if not enough:
+            note = f"inertia counts {count} states in {begin:.4f} … {end:.4f} eV, {len(found)} were found"
+            complete = False
+        pairs = _joined(pairs, found)
+    proved, note = _proof(factor, note) if complete else (False, note)
+    states = States(pairs, below if complete else None, low, high, proved, note)
+    return states.between(lower - CLUSTER, upper + CLUSTER)
+
+
+_NO_INERTIA = "no inertia: complex PETSc scalars or no MUMPS"
+
+
+def _proof(factor: ShiftedFactor, how: str) -> tuple[bool, str]:
+    if not factor.counts_inertia:
+        return False, _NO_INERTIA
+    return (True, how) if factor.overlap_positive else (False, "S was not shown to be positive definite")
+
+
+def _counted(factor: ShiftedFactor, pairs: Eigenpairs, lower: float, upper: float) -> tuple[States, int]:
+    """The pairs within (lower, upper), with how many more the inertias at both ends ask for."""
+    first, missing = None, 0
+    if factor.counts_inertia:
+        (lower, first), (upper, through) = factor.below(lower, -1.0), factor.below(upper)
+    inside = pairs.take((pairs.energies > lower) & (pairs.energies < upper))
+    proved, note = _proof(factor, "inertia at both ends")
+    if first is not None:
+        missing = through - first - len(inside)
+    if missing != 0:
+        note = f"inertia counts {len(inside) + missing} states in {lower:.4f} … {upper:.4f} eV, {len(inside)} were found"
+        first, proved = None, False
+    return States(inside, first, lower, upper, proved, note), missing
+
+
+def _gather(factor: ShiftedFactor, pairs: Eigenpairs, want: int) -> tuple[Eigenpairs, bool]:
+    """Add states near the shift until there are `want`; says whether any was added in the last run."""
+    progress = True
+    while len(pairs) < want and progress:
+        missing = (want - len(pairs)) * (3 if factor.pencil.multiplicity == 2 else 2) // 2
+        new = krylov_schur(factor, missing, pairs.vectors, _KRYLOV_TOLERANCE)
+        larger = pairs.extended(factor.pencil, new, _RESIDUAL)
+        progress = len(larger) > len(pairs)
+        pairs = larger
+    return pairs, progress
+
+
+def _ends_in_gaps(energies: np.ndarray, shift: float, target: float, count: int) -> tuple[float, float] | None:
+    """Energies in gaps below and above the `count` states nearest `target`, within reach of what was found."""
+    radius = np.sort(np.abs(energies - target))[count - 1]
+    reach = np.abs(energies - shift).max()
+    lower = _gap_above(energies, shift - reach, target - radius)
+    upper = _gap_above(-energies, -(shift + reach), -(target + radius))
+    return None if lower is None or upper is None else (lower, -upper)
+
+
+def _gap_above(energies: np.ndarray, floor: float, ceiling: float) -> float | None:
+    """The point of [floor, ceiling] farthest from all energies; None when it is too close to one."""
+    if ceiling <= floor:
+        return None
+    inside = np.sort(energies[(energies >= floor) & (energies <= ceiling)])
+    above = energies[energies > ceiling]
+    marks = np.concatenate([[floor], inside, above.min(initial=np.inf, keepdims=True)])
+    low, high = marks[:-1], marks[1:]
+    points = np.minimum((low + high) / 2, ceiling)
+    margins = np.minimum(points - low, high - points)
+    best = int(np.argmax(margins))
+    return float(points[best]) if margins[best] > 2 * CLUSTER else None
+
+
+def _slices(
+    factor: ShiftedFactor, lower: tuple[float, int], upper: tuple[float, int]
+) -> list[tuple[float, float, int]]:
+    """Cut [lower, upper], each an energy with its inertia, until no slice holds more than `_SLICE` states."""
+    (begin, below), (end, through) = lower, upper
+    if through - below <= _SLICE or end - begin < 100 * CLUSTER:
+        return [(begin, end, through - below)]
+    middle = factor.below((begin + end) / 2)
+    return _slices(factor, lower, middle) + _slices(factor, middle, upper)
+
+
+def _slice(factor: ShiftedFactor, begin: float, end: float, count: int) -> tuple[Eigenpairs, bool]:
+    pairs = Eigenpairs.none(factor.pencil)
+    if count == 0:
+        return pairs, True
+    factor.factorize((begin + end) / 2)
+    want = min(factor.pencil.dimension, count + 2)
+    idle = 0
+    for _ in range(_ROUNDS):
+        before = len(pairs)
+        pairs, _ = _gather(factor, pairs, want)
+        inside = pairs.take((pairs.energies > begin) & (pairs.energies < end))
+        idle = 0 if len(pairs) > before else idle + 1
+        if len(inside) >= count or idle > 1:
+            break
+        want = min(factor.pencil.dimension, len(pairs) + count - len(inside) + 2)
+    return inside, len(inside) == count
+
+
+def _joined(first: Eigenpairs, second: Eigenpairs) -> Eigenpairs:
+    order = np.argsort(np.concatenate([first.energies, second.energies]), kind="stable")
+    return Eigenpairs(
+        np.concatenate([first.energies, second.energies]),
+        np.concatenate([first.vectors, second.vectors], axis=1),
+        np.concatenate([first.residuals, second.residuals]),
+    ).take(order)
