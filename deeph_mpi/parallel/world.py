@@ -22,9 +22,13 @@ from deeph_mpi.errors import DeephError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = ["World"]
+__all__ = ["World", "launched_by_mpi", "rank_from_environment"]
 
 T = TypeVar("T")
+
+_FAILED = 32767  # tag of the word to rank 0 that another rank has reported an error; the largest MPI guarantees
+
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class World:
         return size
 
     def on_root(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call `function` on rank 0 and broadcast its (pickled) result; its error is raised on all ranks. Collective."""
+        """Call `function` on rank 0 and broadcast its pickled result; an error is raised on all ranks. Collective."""
         outcome: tuple[bool, Any] = (True, None)
         if self.is_root:
             try:
@@ -139,11 +143,38 @@ class World:
         print(f"deeph-mpi: error{where}: {what}", file=sys.stderr, flush=True)
         if not everywhere:
             sys.stdout.flush()
+            if not self.is_root:
+                self.comm.isend(None, dest=0, tag=_FAILED)
             self.comm.Abort(code)
         return code
 
+    def terminate(self, error: DeephError) -> int:
+        """End the job on a request from outside (SIGTERM), with one message from rank 0, and return the exit code.
+
+        The launcher sends the same signal to all ranks when one of them has failed: that rank has spoken already.
+        """
+        from mpi4py import MPI
+
+        if self.is_root and not self.comm.iprobe(source=MPI.ANY_SOURCE, tag=_FAILED):
+            print(f"deeph-mpi: {error}", file=sys.stderr, flush=True)
+        if self.size > 1:
+            time.sleep(0.0 if self.is_root else 0.5)
+            self.comm.Abort(error.exit_code)
+        return error.exit_code
+
     def _excepthook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.exit(self.fail(error))
+
+
+def rank_from_environment() -> int:
+    """This process's rank as the launcher's variables tell it, without starting MPI; 0 without a launcher."""
+    found = [os.environ[name] for name in _RANK_VARIABLES if os.environ.get(name, "").isdigit()]
+    return int(found[0]) if found else 0
+
+
+def launched_by_mpi() -> bool:
+    """Whether a launcher (mpirun, srun, …) started this process as one of several ranks."""
+    return any(os.environ.get(name, "").isdigit() for name in _RANK_VARIABLES)
 
 
 def _on_all_ranks(error: DeephError) -> DeephError:

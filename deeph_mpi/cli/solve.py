@@ -1,0 +1,22 @@
+"""`deeph-mpi solve CONFIG`."""
+
+from __future__ import annotations
+
+from deeph_mpi.cli.session import ConfigFile, Job, Overrides
+from deeph_mpi.parallel.world import World
+
+__all__ = ["solve"]
+
+
+def solve(config: ConfigFile, overrides: Overrides = None) -> Job:
+    """Compute the states of an existing Hamiltonian in the DeepH layout."""
+
+    def job(world: World) -> None:
+        from deeph_mpi.config import SolveConfig, load
+
+        checked = world.on_root(load, config, SolveConfig, overrides or [])
+        from deeph_mpi.solve import solve as run  # heavy: not before the configuration is known to be good
+
+        run(checked, world)
+
+    return job

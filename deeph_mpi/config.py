@@ -1,0 +1,247 @@
+"""The configuration files of `deeph-mpi`: every key, its unit, default and meaning, once.
+
+`deeph-mpi config infer` prints the same as a commented TOML file. Energies are in eV, lengths in Å, k-points
+fractional.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, WrapValidator, model_validator
+from pydantic_core import ValidationError
+
+from deeph_mpi.configfile import InputDirectory, InputFile, OutputDirectory, Schema, Section, key, load
+
+__all__ = [
+    "DataSection",
+    "HamiltonianSection",
+    "InferConfig",
+    "InferOutputSection",
+    "ModelSection",
+    "NetworkSection",
+    "OutputSection",
+    "SolveConfig",
+    "SolveSection",
+    "StructureSection",
+    "TrainConfig",
+    "TrainOutputSection",
+    "TrainSection",
+    "load",
+]
+
+
+def _shape(expected: str) -> WrapValidator:
+    """Replace pydantic's several lines about a union or a nested list by one that says what is expected."""
+
+    def validate(value: Any, inner: Any) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(f"must be {expected}, not {value!r}") from None
+
+    return WrapValidator(validate)
+
+
+Vector = Annotated[list[float], Field(min_length=3, max_length=3)]
+KPoints = Annotated[
+    Annotated[list[Vector], Field(min_length=1)] | None,
+    _shape("a list of fractional k-points [[k1, k2, k3], …]"),
+]
+Mesh = Annotated[
+    Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)] | None,
+    _shape("three positive integers [n1, n2, n3]"),
+]
+Target = Annotated[Literal["fermi"] | float, _shape('"fermi" or an energy in eV')]
+Window = Annotated[
+    Annotated[list[float], Field(min_length=2, max_length=2)] | None,
+    _shape("two energies [lower, upper] in eV around the target"),
+]
+
+
+class StructureSection(Section):
+    """The atoms."""
+
+    file: InputFile = key(..., "structure file, anything ASE reads: POSCAR, CIF, extxyz, …")
+
+
+class ModelSection(Section):
+    """The network that predicts the Hamiltonian."""
+
+    checkpoint: InputFile = key(..., "checkpoint written by `deeph-mpi train`")
+    dtype: Literal["float32", "float64"] = key("float32", "floating-point type of the network")
+    memory_gb: float = key(
+        1.0, "memory of one rank for the messages in flight; bonds are processed in chunks that fit", unit="GB", gt=0
+    )
+    overlap: InputFile | None = key(
+        None, "overlap.h5 (DeepH layout) to use instead of the overlaps of the checkpoint's two-centre table"
+    )
+
+
+class HamiltonianSection(Section):
+    """An existing Hamiltonian."""
+
+    directory: InputDirectory = key(
+        ...,
+        "directory in the DeepH layout: info.json, POSCAR, hamiltonian.h5, overlap.h5 (or what `infer` wrote)",
+    )
+
+
+class SolveSection(Section):
+    """Which states are computed, and where."""
+
+    alternatives: ClassVar = (("kpoints", "kpath", "mesh"), ("states", "window"))
+
+    enabled: bool = key(True, "whether the eigenproblem is solved at all")
+    kpoints: KPoints = key(None, "list of k-points; without kpath and mesh the default is Γ", unit="fractional")
+    kpath: InputFile | None = key(None, "file with lines `N k1(3) k2(3) LABEL1 LABEL2`: N points from k1 to k2")
+    mesh: Mesh = key(None, "Γ-centred mesh of k-points [n1, n2, n3]")
+    target: Target = key("fermi", 'energy of interest; "fermi": computed from the electron count', unit="eV")
+    states: int | None = key(None, "number of states nearest the target; without window the default is 40", ge=1)
+    window: Window = key(None, "all states in [lower, upper] around the target, their number proved", unit="eV")
+    eigenvectors: bool = key(False, "whether eigenvectors are written to results.h5")
+    temperature_K: float = key(300.0, "electronic temperature of the Fermi level on k meshes", unit="K", gt=0)
+    charge: float = key(0.0, "charge of the cell; positive values remove electrons", unit="e")
+
+    @model_validator(mode="after")
+    def _defaults_of_groups(self) -> Self:
+        if self.kpoints is None and self.kpath is None and self.mesh is None:
+            self.kpoints = [[0.0, 0.0, 0.0]]
+        if self.states is None and self.window is None:
+            self.states = 40
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be [lower, upper] with lower < upper, not {self.window}")
+        return self
+
+
+class OutputSection(Section):
+    """What is written."""
+
+    directory: OutputDirectory = key("out", "directory for results.h5, plots and the summary", validate_default=True)
+    plot: bool = key(True, "whether plots of the spectrum are written")
+
+
+class InferOutputSection(OutputSection):
+    """What is written."""
+
+    hamiltonian: Literal["none", "deeph", "petsc"] = key(
+        "none", 'whether H and S are kept: "deeph" (DeepH layout, `solve` reads it) or "petsc" (binary matrices at Γ)'
+    )
+
+
+# An absent section is validated like an empty one, so that the paths among its defaults count from the file's folder.
+def _empty() -> Any:
+    return Field(default_factory=dict, validate_default=True)
+
+
+class InferConfig(Schema):
+    """`deeph-mpi infer`: structure and checkpoint → H and S → states."""
+
+    structure: StructureSection
+    model: ModelSection
+    solve: SolveSection = _empty()
+    output: InferOutputSection = _empty()
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.solve.enabled and self.output.hamiltonian == "none":
+            raise ValueError('nothing to do: solve.enabled is false and output.hamiltonian is "none"')
+        return self
+
+
+class SolveConfig(Schema):
+    """`deeph-mpi solve`: an existing H and S → states."""
+
+    hamiltonian: HamiltonianSection
+    solve: SolveSection = _empty()
+    output: OutputSection = _empty()
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.solve.enabled:
+            raise ValueError("nothing to do: solve.enabled is false")
+        return self
+
+
+def _names(value: Any) -> Any:
+    """Expand `"000-029"` (or a list of such ranges and names) to the names of structures, keeping leading zeros."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError(f'must be a range "000-029" or a list of names, not {value!r}')
+    names: list[str] = []
+    for part in parts:
+        ends = re.fullmatch(r"(\d+)-(\d+)", part)
+        if ends is None:
+            names.append(part)
+            continue
+        first, last = int(ends[1]), int(ends[2])
+        if last < first:
+            raise ValueError(f"the range '{part}' is empty")
+        names.extend(str(n).zfill(len(ends[1])) for n in range(first, last + 1))
+    if len(set(names)) < len(names):
+        raise ValueError("a structure is listed twice")
+    return names
+
+
+Names = Annotated[list[str], BeforeValidator(_names)]
+
+
+class DataSection(Section):
+    """The structures to learn from."""
+
+    directory: InputDirectory = key(..., "folder with one directory in the DeepH layout per structure")
+    train: Names = key(..., 'structures to train on: names, or a range such as "000-029"', min_length=1)
+    validation: Names = key([], "structures that choose the best epoch")
+    test: Names = key([], "structures on which the final errors are reported")
+
+    @model_validator(mode="after")
+    def _disjoint_and_present(self) -> Self:
+        used: dict[str, str] = {}
+        for split in ("train", "validation", "test"):
+            for name in getattr(self, split):
+                if name in used:
+                    raise ValueError(f"structure '{name}' is in both {used[name]} and {split}")
+                used[name] = split
+        missing = [name for name in used if not (self.directory / name).is_dir()]
+        if missing:
+            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise ValueError(f"no such structure in {self.directory}: {shown}")
+        return self
+
+
+class NetworkSection(Section):
+    """Size of the network."""
+
+    layers: int = key(3, "message-passing layers", ge=1)
+    channels: int = key(32, "channels per irrep of the node features", ge=1)
+    l_max: int = key(4, "largest angular momentum of the node features", ge=0, le=8)
+    r_message: float = key(5.0, "radius of the messages", unit="Å", gt=0)
+    radial: int = key(16, "radial basis functions", ge=2)
+
+
+class TrainSection(Section):
+    """How the network is trained."""
+
+    epochs: int = key(200, "passes over the training structures", ge=1)
+    batch: int = key(1, "structures per step, over all ranks", ge=1)
+    learning_rate: float = key(2e-3, "peak learning rate", gt=0)
+    seed: int = key(0, "seed of the weights and of the order of structures", ge=0)
+    patience: int = key(50, "epochs without a better validation error before training stops", ge=1)
+    minutes: float | None = key(None, "wall-clock limit of the training", unit="min", gt=0)
+    resume: bool = key(True, "whether an unfinished run in the output directory is continued")
+
+
+class TrainOutputSection(Section):
+    """Where the checkpoint and the log go."""
+
+    directory: OutputDirectory = key("run", "directory for the checkpoint and the log", validate_default=True)
+
+
+class TrainConfig(Schema):
+    """`deeph-mpi train`: a dataset of DeepH-layout directories → checkpoint."""
+
+    data: DataSection
+    network: NetworkSection = _empty()
+    train: TrainSection = _empty()
+    output: TrainOutputSection = _empty()
