@@ -160,7 +160,7 @@ def test_senseless_cells_and_radii_are_named() -> None:
     with pytest.raises(StructureError, match="linearly dependent"):
         neighbour_pairs(flat, np.array([0]), 5.0)
     thin = Structure(np.array([6]), np.zeros((1, 3)), np.diag([0.3, 4, 4]), np.ones(3, dtype=bool))
-    with pytest.raises(StructureError, match="atom 0 and its own periodic image are only 0.300"):
+    with pytest.raises(StructureError, match=r"atom 0 and its own periodic image are only 0\.300"):
         neighbour_pairs(thin, np.array([0]), 0.1)
     with pytest.raises(StructureError, match="no radius is known for pairs C-Si"):
         neighbour_pairs(two_species(1), np.arange(8), {(6, 6): 3.0, (14, 14): 3.0})

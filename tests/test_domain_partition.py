@@ -43,7 +43,7 @@ def test_domains_are_compact() -> None:
     """Four domains of a square slab are its quarters: the ghosts number what the area of their rims says."""
     a, n, r = 2.0, 40, 6.0
     grid = np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
-    positions = np.column_stack([grid * a, np.zeros(n * n)]) + [0, 0, 29.9]
+    positions = np.column_stack([grid * a, np.full(n * n, 29.9)])
     structure = Structure(np.full(n * n, 6), positions, np.diag([n * a, n * a, 30.0]), np.ones(3, dtype=bool))
     partition = partition_atoms(structure, np.ones(n * n), 4)
     rim = int(r / a)
@@ -57,7 +57,7 @@ def test_domains_are_compact() -> None:
 def test_vacuum_and_the_origin_do_not_matter() -> None:
     """A slab across the cell's face (layers at ±1.7 Å) is cut as one in the middle of the cell."""
     structure = bilayer(12)
-    moved = Structure(structure.numbers, structure.positions + [0, 0, 8.3], structure.cell, structure.pbc)
+    moved = Structure(structure.numbers, structure.positions + np.array([0, 0, 8.3]), structure.cell, structure.pbc)
     weights = np.ones(len(structure))
     first, second = (partition_atoms(s, weights, 6).owner for s in (structure, moved))
     np.testing.assert_array_equal(first, second)

@@ -47,9 +47,8 @@ def partition_atoms_metis(structure: Structure, weights: np.ndarray, size: int, 
     starts, neighbours, edges = _bin_graph(structure, bins, n_bins, cutoff)
     load = np.bincount(bins, weights=weights, minlength=n_bins)
     load = np.rint(load * (1e9 / max(load.sum(), 1e-300))).astype(np.int64)  # METIS sums in int32
-    _, part = pymetis.part_graph(
-        size, xadj=starts, adjncy=neighbours, vweights=load, eweights=edges, recursive=size <= 8
-    )
+    graph = pymetis.CSRAdjacency(adj_starts=starts, adjacent=neighbours)
+    _, part = pymetis.part_graph(size, graph, vweights=load, eweights=edges, recursive=size <= 8)
     return Partition(np.asarray(part, dtype=np.int32)[bins], size)
 
 
