@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ from deeph_mpi.errors import DataError
 
 __all__ = ["BlockFile", "check_spin", "create_datasets"]
 
+_CHUNK = 2**20  # rows that are compressed as one, and so are read as one
 _DATASETS = ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries")
 
 
@@ -137,9 +139,12 @@ def create_datasets(
     file: h5py.File, pairs: np.ndarray, boundaries: np.ndarray, entries: np.ndarray, sizes: np.ndarray, compress: bool
 ) -> None:
     """Write the four datasets of blocks `pairs` (n, 5) with `boundaries` (n + 1,), given rows per atom `sizes` (N,)."""
-    options = {"compression": "gzip", "compression_opts": 9, "shuffle": True} if compress and len(entries) else {}
     for name, values in zip(_DATASETS, (pairs, boundaries, sizes[pairs[:, 3:]], entries), strict=True):
         kind = values.dtype if name == "entries" else np.int64
+        options: dict[str, Any] = {}
+        if compress and len(values):
+            chunk = (min(len(values), _CHUNK), *values.shape[1:])
+            options = {"compression": "gzip", "compression_opts": 9, "shuffle": True, "chunks": chunk}
         file.create_dataset(name, data=np.ascontiguousarray(values, dtype=kind), **options)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
 
-__all__ = ["by_shape", "find", "gather_entries", "pair_keys", "reversed_pairs", "sort_blocks", "spread"]
+__all__ = ["by_shape", "find", "gather_entries", "pair_keys", "reversed_pairs", "sort_blocks", "spread", "take_blocks"]
 
 
 def reversed_pairs(pairs: np.ndarray) -> np.ndarray:
@@ -62,11 +62,14 @@ def sort_blocks(blocks: BlockSet) -> BlockSet:
     """The same blocks ordered by (i, j, R1, R2, R3)."""
     r1, r2, r3, i, j = blocks.pairs.T
     order = np.lexsort((r3, r2, r1, j, i))
-    if (order == np.arange(len(order))).all():
-        return blocks
-    sizes = np.diff(blocks.offsets)[order]
+    return blocks if (order == np.arange(len(order))).all() else take_blocks(blocks, order)
+
+
+def take_blocks(blocks: BlockSet, chosen: np.ndarray) -> BlockSet:
+    """The chosen blocks, in the order of `chosen`."""
+    sizes = np.diff(blocks.offsets)[chosen]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return BlockSet(blocks.pairs[order], offsets, gather_entries(blocks, order))
+    return BlockSet(blocks.pairs[chosen], offsets, gather_entries(blocks, chosen))
 
 
 def by_shape(pairs: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
