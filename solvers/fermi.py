@@ -90,7 +90,7 @@ def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count
             f"{filling.degeneracy}: check the electron count, or give the target in eV"
         )
     shift = _shift_near(factor, filling.lumo, guess, max(1, count // 4))
-    states = nearest_states(factor, shift, count)
+    states = nearest_states(factor, shift, count, shift)
     homo, lumo = (_level(factor, states, index, count) for index in (filling.homo, filling.lumo))
     if states.energy(filling.homo) is not None and states.energy(filling.lumo) is not None:
         return states

@@ -19,23 +19,22 @@ _SLICE = 120  # states of one Krylov run at most; a window with more is cut into
 _ROUNDS = 12
 
 
-def nearest_states(factor: ShiftedFactor, target: float, count: int) -> States:
-    """The `count` states nearest `target`, with every state that is degenerate with one of them. Collective.
+def nearest_states(factor: ShiftedFactor, target: float, count: int, shift: float | None = None) -> States:
+    """The `count` states nearest `target`, and a few more that came with them. Collective.
 
-    Uses the factor's present shift where there is one, else factors at `target`. States are gathered until two energies
-    in gaps, below and above what was asked for, enclose as many states as the difference of their inertias.
+    States are gathered until two energies in gaps, below and above what was asked for, enclose as many states as the
+    difference of their inertias. `States.nearest` trims the result.
 
     Args:
         factor: of the pencil.
         target: eV.
         count: at least 1; more than the dimension means all.
+        shift: where to factor, eV; by default at `target`. One already factored near the target saves a factorization.
 
     Raises:
         SolverError: the factorization failed, or no state converged.
     """
-    if not np.isfinite(factor.shift):
-        factor.factorize(target)
-    shift = factor.shift
+    shift = factor.factorize(target if shift is None else shift)
     dimension = factor.pencil.dimension
     count = min(count, dimension)
     want = min(dimension, count + max(6, count // 8))
@@ -54,10 +53,10 @@ def nearest_states(factor: ShiftedFactor, target: float, count: int) -> States:
             continue
         found, missing = _counted(factor, pairs, *ends)
         if missing == 0 or not progress:
-            return found.nearest(target, count, CLUSTER)
+            return found
         factor.factorize(shift)
         want = min(dimension, len(pairs) + max(missing, 0) + 2)
-    return States(pairs, None, target, target, False, "no gap found to count in").nearest(target, count, CLUSTER)
+    return States(pairs, None, target, target, False, "no gap found to count in")
 
 
 def states_in_window(factor: ShiftedFactor, lower: float, upper: float) -> States:

@@ -1,0 +1,33 @@
+"""Density of states from a mesh of k-points."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deeph_mpi.results.record import SpectrumRecord
+
+__all__ = ["density_of_states"]
+
+
+def density_of_states(spectrum: SpectrumRecord, degeneracy: int, width: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian-broadened density over the interval in which the states of every k-point are complete.
+
+    Args:
+        spectrum: on a mesh.
+        degeneracy: electrons per level.
+        width: standard deviation of a level in eV.
+
+    Returns:
+        Energies (m,) in eV and density (m,) in states/eV/cell. States outside the interval are missing, so within
+        about two widths of its ends the density is too low.
+    """
+    levels = spectrum.eigenvalues
+    low = max(spectrum.intervals[:, 0].max(), np.nanmin(levels) - 4 * width)
+    high = min(spectrum.intervals[:, 1].min(), np.nanmax(levels) + 4 * width)
+    energies = np.linspace(low, max(high, low), max(2, int((high - low) / (width / 5)) + 1))
+    weights = np.broadcast_to(spectrum.weights[:, None], levels.shape)
+    known = np.isfinite(levels)
+    density = np.zeros_like(energies)
+    for level, weight in zip(levels[known], weights[known], strict=True):
+        density += weight * np.exp(-0.5 * ((energies - level) / width) ** 2)
+    return energies, degeneracy * density / (width * np.sqrt(2 * np.pi))

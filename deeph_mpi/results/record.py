@@ -1,0 +1,76 @@
+"""What a finished run knows: enough for results.h5, the summary and the plots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deeph_mpi.parallel.stages import StageRow
+
+__all__ = ["RunRecord", "SpectrumRecord"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The run around a spectrum.
+
+    Attributes:
+        version: of deeph-mpi.
+        config: the full configuration as JSON.
+        ranks: of the job.
+        formula: of the cell.
+        atoms, orbitals: of the cell; orbitals are matrix rows, both spins counted for spinors.
+        nonzeros: matrix elements of H(k).
+        electrons: of the cell, NaN when unknown.
+        degeneracy: electrons per level, 2 or 1.
+        stages: seconds and memory of every stage so far.
+    """
+
+    version: str
+    config: str
+    ranks: int
+    formula: str
+    atoms: int
+    orbitals: int
+    nonzeros: int
+    electrons: float
+    degeneracy: int
+    stages: list[StageRow]
+
+
+@dataclass(frozen=True)
+class SpectrumRecord:
+    """Eigenvalues as stored; the same as `deeph_mpi.solvers.spectrum.Spectrum` without eigenvectors.
+
+    Attributes:
+        kpoints: (nk, 3) fractional.
+        weights: (nk,), sum 1.
+        eigenvalues: (nk, n) eV ascending, NaN-padded.
+        residuals: (nk, n) ‖H x − E S x‖₂ / ‖S x‖₂, eV, NaN-padded.
+        verified: (nk,) bool, no state of the interval is missing.
+        first: (nk,) int64 index of the lowest state given among all; −1 unknown.
+        intervals: (nk, 2) eV in which the states given are all.
+        fermi, homo, lumo, gap: eV, NaN when not determined.
+        notes: sentences on what was proved and how.
+        distances: (nk,) along a path, 1/Å; empty without one.
+        ticks, labels: of the path.
+        is_mesh: whether the weights sample the whole zone.
+    """
+
+    kpoints: np.ndarray
+    weights: np.ndarray
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    verified: np.ndarray
+    first: np.ndarray
+    intervals: np.ndarray
+    fermi: float
+    homo: float
+    lumo: float
+    gap: float
+    notes: list[str]
+    distances: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ticks: list[float] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    is_mesh: bool = False

@@ -1,0 +1,141 @@
+"""results.h5: written once under a temporary name, read back for plots."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from deeph_mpi.assembly.rows import RowMap
+from deeph_mpi.errors import DataError
+from deeph_mpi.parallel.stages import StageRow
+from deeph_mpi.parallel.world import World
+from deeph_mpi.results.dos import density_of_states
+from deeph_mpi.results.record import RunRecord, SpectrumRecord
+
+__all__ = ["read_results", "write_results"]
+
+_TABLES = ("kpoints", "weights", "eigenvalues", "residuals", "verified", "first", "intervals")
+_LEVELS = {"fermi": "fermi_energy_eV", "homo": "homo_eV", "lumo": "lumo_eV", "gap": "gap_eV"}
+_FLIGHT = 2**24  # vector elements gathered at once
+
+
+def write_results(
+    world: World,
+    path: Path,
+    run: RunRecord,
+    spectrum: SpectrumRecord,
+    vectors: Sequence[np.ndarray] | None = None,
+    rows: RowMap | None = None,
+) -> None:
+    """Write results.h5 from rank 0. Collective.
+
+    Eigenvectors are stored as `spectrum/eigenvectors` (nk, n, orbitals), zero-padded, S-orthonormal, orbitals in the atom
+    order of the structure; they reach rank 0 some states at a time.
+
+    Args:
+        world: the ranks.
+        path: of the file; replaced when it exists.
+        run, spectrum: the same on all ranks.
+        vectors: per k-point (rows of this rank, states), or None.
+        rows: distribution of the rows of `vectors`.
+
+    Raises:
+        DeephError: on all ranks, when the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".part")
+    world.on_root(_write_tables, temporary, run, spectrum)
+    if vectors is not None and rows is not None:
+        _write_vectors(world, temporary, vectors, rows)
+    world.on_root(temporary.replace, path)
+
+
+def read_results(path: Path) -> tuple[RunRecord, SpectrumRecord]:
+    """Read results.h5 without its eigenvectors. Not collective.
+
+    Raises:
+        DataError: missing, unreadable or not written by this program.
+    """
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["spectrum"]
+            tables = {name: group[_dataset(name)][:] for name in _TABLES}
+            levels = {name: float(group.attrs[key]) for name, key in _LEVELS.items()}
+            path_of = group.get("path")
+            spectrum = SpectrumRecord(
+                **tables,
+                **levels,
+                notes=json.loads(group.attrs["notes"]),
+                distances=np.empty(0) if path_of is None else path_of["distances"][:],
+                ticks=[] if path_of is None else path_of["ticks"][:].tolist(),
+                labels=[] if path_of is None else json.loads(path_of.attrs["labels"]),
+                is_mesh=bool(group.attrs["is_mesh"]),
+            )
+            return _read_run(file), spectrum
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"'{path}' is not a complete results.h5 of deeph-mpi: {error}") from None
+
+
+def _dataset(name: str) -> str:
+    return "first_index" if name == "first" else name
+
+
+def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name in ("version", "config", "ranks", "formula", "atoms", "orbitals", "nonzeros", "electrons", "degeneracy"):
+            file.attrs[name] = getattr(run, name)
+        file.attrs["stages"] = json.dumps([row.name for row in run.stages])
+        for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum"):
+            file.attrs[f"stage_{column}"] = np.array([getattr(row, column) for row in run.stages])
+        group = file.create_group("spectrum")
+        for name in _TABLES:
+            group[_dataset(name)] = getattr(spectrum, name)
+        for name, key in _LEVELS.items():
+            group.attrs[key] = getattr(spectrum, name)
+        group.attrs["notes"] = json.dumps(spectrum.notes, ensure_ascii=False)
+        group.attrs["is_mesh"] = spectrum.is_mesh
+        if len(spectrum.distances):
+            along = group.create_group("path")
+            along["distances"], along["ticks"] = spectrum.distances, np.array(spectrum.ticks)
+            along.attrs["labels"] = json.dumps(spectrum.labels, ensure_ascii=False)
+        if spectrum.is_mesh:
+            dos = file.create_group("dos")
+            dos["energies"], dos["density"] = density_of_states(spectrum, run.degeneracy)
+
+
+def _read_run(file: h5py.File) -> RunRecord:
+    columns = [file.attrs[f"stage_{column}"] for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum")]
+    stages = [
+        StageRow(name, float(longest), float(mean), int(memory), int(total))
+        for name, longest, mean, memory, total in zip(json.loads(file.attrs["stages"]), *columns, strict=True)
+    ]
+    counts = {name: int(file.attrs[name]) for name in ("ranks", "atoms", "orbitals", "nonzeros", "degeneracy")}
+    texts = {name: str(file.attrs[name]) for name in ("version", "config", "formula")}
+    return RunRecord(**texts, **counts, electrons=float(file.attrs["electrons"]), stages=stages)
+
+
+def _write_vectors(world: World, path: Path, vectors: Sequence[np.ndarray], rows: RowMap) -> None:
+    complex_somewhere = any(np.iscomplexobj(v) for v in vectors)
+    dtype = np.dtype(np.complex128 if complex_somewhere else np.float64)
+    shape = (len(vectors), max(v.shape[1] for v in vectors), rows.dimension)
+    step = max(1, _FLIGHT // rows.dimension)
+    with contextlib.ExitStack() as stack:
+        with world.together():
+            if world.is_root:
+                file = stack.enter_context(h5py.File(path, "r+"))
+                dataset = file.create_dataset("spectrum/eigenvectors", shape, dtype)
+                places = np.argsort(np.concatenate([rows.atom_order(rank) for rank in range(world.size)]))
+        for k, local in enumerate(vectors):
+            for begin in range(0, local.shape[1], step):
+                parts = world.comm.gather(local[:, begin : begin + step])
+                with world.together():
+                    if world.is_root and parts is not None:
+                        whole = np.concatenate(parts)[places].T.astype(dtype)
+                        dataset[k, begin : begin + whole.shape[0]] = whole

@@ -1,0 +1,89 @@
+"""The text that closes a run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deeph_mpi.parallel.stages import StageRow
+from deeph_mpi.results.record import RunRecord, SpectrumRecord
+
+__all__ = ["summarize"]
+
+_SHOWN = 12  # levels printed around the Fermi energy
+
+
+def summarize(run: RunRecord, spectrum: SpectrumRecord) -> str:
+    """Structure, Fermi level and gap, the levels nearest E_F, what was proved, seconds and memory."""
+    lines = [
+        f"{run.formula}: {run.atoms} atoms, {run.orbitals} orbitals, {run.nonzeros} matrix elements, {run.ranks} rank"
+        + ("s" if run.ranks > 1 else "")
+    ]
+    if np.isfinite(run.electrons):
+        lines[0] += f", {run.electrons:g} electrons"
+    lines += _levels(spectrum)
+    lines += _proof(spectrum)
+    lines += [f"  note: {note}" for note in spectrum.notes]
+    lines.append("")
+    lines += _table(run, spectrum)
+    lines.append("")
+    lines += _stages(run.stages)
+    return "\n".join(lines) + "\n"
+
+
+def _levels(spectrum: SpectrumRecord) -> list[str]:
+    if not np.isfinite(spectrum.fermi):
+        return ["Fermi level not determined"]
+    gap = f"gap {spectrum.gap:.4f} eV" if spectrum.gap > 0 else "no gap"
+    return [
+        f"E_F {spectrum.fermi:.6f} eV, {gap}",
+        f"HOMO {spectrum.homo:.6f} eV, LUMO {spectrum.lumo:.6f} eV" if spectrum.gap > 0 else
+        f"nearest below {spectrum.homo:.6f} eV, above {spectrum.lumo:.6f} eV",
+    ]
+
+
+def _proof(spectrum: SpectrumRecord) -> list[str]:
+    states = int(np.isfinite(spectrum.eigenvalues).sum())
+    points = len(spectrum.kpoints)
+    proved = int(spectrum.verified.sum())
+    worst = float(np.nanmax(spectrum.residuals)) if states else 0.0
+    where = f"{points} k-point" + ("s" if points > 1 else "")
+    return [
+        f"{states} states at {where}; count proved by inertia at {proved} of {points}",
+        f"largest residual |Hx - ESx| / |Sx| = {worst:.1e} eV",
+    ]
+
+
+def _table(run: RunRecord, spectrum: SpectrumRecord) -> list[str]:
+    lines = []
+    shown = [0] if len(spectrum.kpoints) > 4 else range(len(spectrum.kpoints))
+    filled = run.electrons / run.degeneracy
+    for n in shown:
+        levels = spectrum.eigenvalues[n][np.isfinite(spectrum.eigenvalues[n])]
+        k = ", ".join(f"{x:.4f}" for x in spectrum.kpoints[n])
+        center = spectrum.fermi if np.isfinite(spectrum.fermi) else (levels.mean() if len(levels) else 0.0)
+        near = np.sort(np.argsort(np.abs(levels - center), kind="stable")[:_SHOWN])
+        lines.append(f"k = ({k}), {len(levels)} states" + (f", the {len(near)} nearest E_F:" if len(near) else ""))
+        if len(near):
+            lines.append("    index        E (eV)    E - E_F   electrons   residual (eV)")
+        for m in near:
+            index = int(spectrum.first[n]) + int(m)
+            known = spectrum.first[n] >= 0
+            occupation = run.degeneracy * min(max(filled - index, 0.0), 1.0)
+            count = f"{occupation:9.2f}" if known and np.isfinite(filled) else "        -"
+            lines.append(
+                f"  {index if known else '-':>7}  {levels[m]:12.6f}  {levels[m] - spectrum.fermi:9.4f}   {count}"
+                f"   {spectrum.residuals[n, m]:11.1e}"
+            )
+    if len(spectrum.kpoints) > len(lines) and len(spectrum.kpoints) > 4:
+        lines.append(f"(the other {len(spectrum.kpoints) - 1} k-points are in results.h5)")
+    return lines
+
+
+def _stages(stages: list[StageRow]) -> list[str]:
+    lines = [f"{'stage':<16}{'seconds':>10}{'mean':>10}{'GB/rank':>10}{'GB total':>10}"]
+    for row in stages:
+        lines.append(
+            f"{row.name:<16}{row.seconds_max:10.2f}{row.seconds_mean:10.2f}"
+            f"{row.memory_max / 1e9:10.3f}{row.memory_sum / 1e9:10.3f}"
+        )
+    return lines

@@ -1,0 +1,281 @@
+"""Eigenvalues of a Bloch pencil over k-points, with the Fermi level and what was proved about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from deeph_mpi.errors import SolverError
+from deeph_mpi.parallel.world import World
+from deeph_mpi.solvers.factor import ShiftedFactor
+from deeph_mpi.solvers.fermi import BOLTZMANN_EV, FermiLevel, Filling, fermi_level, frontier_states
+from deeph_mpi.solvers.pencil import Pencil
+from deeph_mpi.solvers.slicing import CLUSTER, nearest_states, states_in_window
+from deeph_mpi.solvers.states import States
+
+__all__ = ["Assembler", "SolveOptions", "Spectrum", "spectrum"]
+
+
+class Assembler(Protocol):
+    """What `spectrum` needs of the matrices."""
+
+    world: World
+
+    def pencil(self, k: np.ndarray) -> Pencil:
+        """H(k), S(k)."""
+
+    def onsite_levels(self) -> np.ndarray:
+        """Eigenvalues of the owned atoms' onsite blocks, eV."""
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """What is asked of a spectrum.
+
+    Attributes:
+        target: energy in eV, or "fermi" to compute it from `electrons`.
+        states: how many nearest the target (for "fermi": nearest the middle of HOMO and LUMO of each k-point), or None.
+        window: (lower, upper) in eV around the target, all states in it; exactly one of both is given.
+        electrons: of the cell; None when unknown, then no Fermi level is computed.
+        degeneracy: electrons per level, 2 or 1 (spinors).
+        guess: of the Fermi level in eV, saves factorizations; None: estimated from the onsite blocks.
+        temperature: K, of the occupations that fix the Fermi level of a metal.
+        eigenvectors: whether they are kept.
+    """
+
+    target: float | Literal["fermi"] = "fermi"
+    states: int | None = 40
+    window: tuple[float, float] | None = None
+    electrons: float | None = None
+    degeneracy: int = 2
+    guess: float | None = None
+    temperature: float = 300.0
+    eigenvectors: bool = False
+
+    @property
+    def filling(self) -> Filling | None:
+        """How electrons fill levels; None when their number is unknown."""
+        return None if self.electrons is None else Filling(self.electrons, self.degeneracy)
+
+
+@dataclass
+class Spectrum:
+    """States of all k-points.
+
+    Attributes:
+        kpoints: (nk, 3) fractional.
+        weights: (nk,) of the k-points in sums over the zone; they sum to 1.
+        energies: (nk, n) eV ascending, NaN-padded.
+        residuals: (nk, n) ‖H x − E S x‖₂ / ‖S x‖₂ in eV, NaN-padded.
+        first: (nk,) int64, index of the lowest state given among all states of the k-point; −1 when not known.
+        verified: (nk,) bool, the states given are proved to be all in their interval.
+        intervals: (nk, 2) eV, where they are all.
+        fermi: the Fermi level, None when not determined.
+        vectors: per k-point (rows of this rank, states) S-orthonormal, or None when not kept.
+        factorizations: how many were made.
+        notes: what a reader must know, one sentence each.
+    """
+
+    kpoints: np.ndarray
+    weights: np.ndarray
+    energies: np.ndarray
+    residuals: np.ndarray
+    first: np.ndarray
+    verified: np.ndarray
+    intervals: np.ndarray
+    fermi: FermiLevel | None
+    vectors: list[np.ndarray] | None
+    factorizations: int
+    notes: list[str] = field(default_factory=list)
+
+
+def spectrum(
+    assembler: Assembler,
+    kpoints: np.ndarray,
+    options: SolveOptions,
+    weights: np.ndarray | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Spectrum:
+    """Solve at every k-point (nk, 3). Collective.
+
+    Args:
+        assembler: gives the pencil of each k.
+        kpoints: fractional.
+        options: what is asked.
+        weights: (nk,) of a mesh reduced by symmetry; equal when None.
+        progress: called with one line per k-point, on every rank.
+
+    Raises:
+        SolverError: indefinite S, H not Hermitian, no memory, no electron count for target "fermi", or no convergence.
+    """
+    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options)
+    share = np.ones(len(points.kpoints)) if weights is None else np.asarray(weights, dtype=np.float64)
+    share = share / share.sum()
+    try:
+        states, fermi = _solve(points, share, options, progress)
+    finally:
+        points.close()
+    notes = sorted({f"not proved at some k-points: {s.note}" for s in states if not s.proved})
+    if fermi is None and options.electrons is None:
+        notes.append("no Fermi level: the number of electrons is not known")
+    elif fermi is None:
+        notes.append("no Fermi level: the states around it are not among those computed")
+    elif not fermi.certain:
+        notes.append("the Fermi level rests on states that were not all proved")
+    return _table(points, share, states, fermi, options, notes)
+
+
+def _solve(
+    points: _Points, weights: np.ndarray, options: SolveOptions, progress: Callable[[str], None]
+) -> tuple[list[States], FermiLevel | None]:
+    filling = options.filling
+    if options.target == "fermi":
+        if filling is None:
+            raise SolverError(
+                'target = "fermi" needs the number of electrons, which is not known: add "occupation" to info.json, '
+                "or give the target in eV"
+            )
+        count = options.states if options.states is not None else 8
+        states = _around_fermi(points, filling, count, options, progress)
+        fermi = _certain_fermi_level(points, states, weights, filling, options.temperature)
+        if options.window is None or fermi is None:
+            return states, fermi
+        return _windows(points, fermi.energy, options.window, progress), fermi
+    if options.window is not None:
+        states = _windows(points, options.target, options.window, progress)
+    else:
+        states = []
+        for n in range(len(points.kpoints)):
+            found = nearest_states(points.factor(n), options.target, options.states or 1)
+            states.append(found.nearest(options.target, options.states or 1, CLUSTER))
+            progress(points.report(n, states[-1]))
+    return states, None if filling is None else fermi_level(states, weights, filling, options.temperature)
+
+
+def _around_fermi(
+    points: _Points, filling: Filling, count: int, options: SolveOptions, progress: Callable[[str], None]
+) -> list[States]:
+    guess = options.guess if options.guess is not None else _guess(points.assembler, filling)
+    result = []
+    for n in range(len(points.kpoints)):
+        factor = points.factor(n)
+        states = frontier_states(factor, filling, guess, count + count // 4 + 2)
+        homo, lumo = states.energy(filling.homo), states.energy(filling.lumo)
+        assert homo is not None
+        assert lumo is not None
+        middle = (homo + lumo) / 2
+        trimmed = states.nearest(middle, count, CLUSTER)
+        if len(trimmed) < min(count, factor.pencil.dimension) or not _within(trimmed, states, middle):
+            trimmed = nearest_states(factor, middle, count).nearest(middle, count, CLUSTER)
+        result.append(trimmed)
+        guess = middle
+        progress(points.report(n, trimmed))
+    return result
+
+
+def _within(trimmed: States, states: States, middle: float) -> bool:
+    radius = np.abs(trimmed.energies - middle).max()
+    return states.lower <= middle - radius and middle + radius <= states.upper
+
+
+def _certain_fermi_level(
+    points: _Points, states: list[States], weights: np.ndarray, filling: Filling, temperature: float
+) -> FermiLevel | None:
+    """The Fermi level; where a metal's E_F ± 10 kT leaves the states at hand, those k-points are solved again there."""
+    fermi = fermi_level(states, weights, filling, temperature)
+    margin = 11 * BOLTZMANN_EV * temperature
+    for _ in range(3):
+        if fermi is None or fermi.certain:
+            break
+        wider = list(states)
+        for n, s in enumerate(states):
+            low, high = min(s.lower, fermi.energy - margin), max(s.upper, fermi.energy + margin)
+            if low < s.lower or high > s.upper:
+                wider[n] = states_in_window(points.factor(n), low, high)
+        states[:] = wider
+        fermi = fermi_level(states, weights, filling, temperature)
+    return fermi
+
+
+def _windows(
+    points: _Points, center: float, window: tuple[float, float], progress: Callable[[str], None]
+) -> list[States]:
+    states = []
+    for n in range(len(points.kpoints)):
+        states.append(states_in_window(points.factor(n), center + window[0], center + window[1]))
+        progress(points.report(n, states[-1]))
+    return states
+
+
+def _guess(assembler: Assembler, filling: Filling) -> float:
+    """Where the onsite levels of all atoms, filled in order, end: eV, good to some eV."""
+    edges = np.linspace(-200.0, 200.0, 8001)
+    local, _ = np.histogram(np.clip(assembler.onsite_levels(), edges[0], edges[-1]), edges)
+    filled = np.cumsum(assembler.world.comm.allreduce(local))
+    return float(edges[1 + min(int(np.searchsorted(filled, filling.levels)), len(edges) - 2)])
+
+
+class _Points:
+    """The pencil and factor of one k-point at a time."""
+
+    def __init__(self, assembler: Assembler, kpoints: np.ndarray, options: SolveOptions) -> None:
+        self.assembler, self.kpoints, self.options = assembler, kpoints, options
+        self.factorizations = 0
+        self._open: tuple[int, Pencil, ShiftedFactor] | None = None
+
+    def factor(self, index: int) -> ShiftedFactor:
+        """Of k-point `index`, with S shown to be positive definite."""
+        if self._open is None or self._open[0] != index:
+            self.close()
+            pencil = self.assembler.pencil(self.kpoints[index])
+            self._open = index, pencil, ShiftedFactor(pencil)
+            if index == 0:
+                pencil.require_hermitian()
+            self._open[2].require_positive_overlap()
+        return self._open[2]
+
+    def report(self, index: int, states: States) -> str:
+        """One line about the states of a k-point."""
+        k = ", ".join(f"{x:.4f}" for x in self.kpoints[index])
+        energies = f" {states.energies[0]:.4f} … {states.energies[-1]:.4f} eV" if len(states) else ""
+        proved = "proved" if states.proved else "not proved"
+        return f"k-point {index + 1}/{len(self.kpoints)} ({k}): {len(states)} states{energies}, {proved}"
+
+    def close(self) -> None:
+        """Free what is open. Collective."""
+        if self._open is not None:
+            self.factorizations += self._open[2].factorizations
+            self._open[2].destroy()
+            self._open[1].destroy()
+            self._open = None
+
+
+def _table(
+    points: _Points,
+    weights: np.ndarray,
+    states: list[States],
+    fermi: FermiLevel | None,
+    options: SolveOptions,
+    notes: list[str],
+) -> Spectrum:
+    width = max(len(s) for s in states)
+    energies, residuals = np.full((2, len(states), width), np.nan)
+    for n, s in enumerate(states):
+        energies[n, : len(s)] = s.energies
+        residuals[n, : len(s)] = s.pairs.residuals
+    return Spectrum(
+        points.kpoints,
+        weights,
+        energies,
+        residuals,
+        np.array([-1 if s.first is None else s.first for s in states], dtype=np.int64),
+        np.array([s.proved for s in states]),
+        np.array([[s.lower, s.upper] for s in states]),
+        fermi,
+        [s.pairs.vectors for s in states] if options.eigenvectors else None,
+        points.factorizations,
+        notes,
+    )
