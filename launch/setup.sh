@@ -1,0 +1,218 @@
+#!/usr/bin/env bash
+# Sets up deeph-mpi in .venv of this repository: bash launch/setup.sh [--dev] [--dry-run]
+#
+#   --dev      also the tools of launch/test.sh (pytest, ruff, mypy)
+#   --dry-run  say what would be installed, change nothing
+#
+# PETSc comes from PETSC_DIR (with PETSC_ARCH, SLEPC_DIR) if that is set, else from what an earlier call found, else from
+# a petsc4py that python3 can import, else from Debian's packages, which apt-get installs where they are missing (as root,
+# or with sudo). PETSc is never compiled. What was found is written into the environment, so that .venv/bin/deeph-mpi
+# needs no variables. Safe to interrupt and to repeat; quick when there is nothing to do; changed sources are installed
+# again.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+record=$venv/deeph-mpi-setup
+torch="torch==2.13.0"   # a range would take several GB of CUDA packages
+download="about 300 MB to download and 1.2 GB on disk"
+debian_packages=(
+    python3-petsc4py-real python3-slepc4py-real python3-petsc4py-complex python3-slepc4py-complex
+    python3-mpi4py openmpi-bin libopenblas0 python3-venv
+)
+
+dev=0 dry=0
+for option in "$@"; do
+    case $option in
+        --dev) dev=1 ;;
+        --dry-run) dry=1 ;;
+        *) echo "setup.sh: unknown option $option (known: --dev, --dry-run)" >&2; exit 2 ;;
+    esac
+done
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: error: $*" >&2; exit 1; }
+
+hash_of() { sha256sum | cut -d' ' -f1; }
+
+# What the environment depends on, and what the installed copy of the package depends on.
+environment_hash() { { echo "$root"; cat "$root"/launch/setup.sh "$root"/pyproject.toml; } | hash_of; }
+sources_hash() {
+    (cd "$root" && find deeph_mpi solvers launch pyproject.toml README.md LICENSE -type f -not -name '*.pyc' -print0 |
+        sort -z | xargs -0 sha256sum | hash_of)
+}
+
+recorded() { [[ -f $record.$1 && $(<"$record.$1") == "$2" ]]; }
+note() { echo "$2" >"$record.$1.tmp" && mv "$record.$1.tmp" "$record.$1"; }
+
+# Directory that holds module $2 for interpreter $1, or nothing. The environment's own packages are not asked.
+home_of() {
+    "$1" -c "import importlib.util as u, os; s = u.find_spec('$2'); print(os.path.dirname(s.submodule_search_locations[0]) if s else '')" \
+        2>/dev/null || true
+}
+
+debian_home() { compgen -G "/usr/lib/$1dir/$1*/*-real/lib/python3/dist-packages" | sort -V | tail -n 1 || true; }
+
+# Sets: python (interpreter), petsc and slepc (directories of petsc4py and slepc4py), site (where they come from).
+find_petsc() {
+    python=/usr/bin/python3 petsc="" slepc="" site=""
+    local own candidate
+    own=$(command -v python3 || true)
+    if [[ -z ${PETSC_DIR:-} && -f $record.petsc ]]; then
+        { read -r _; read -r python; read -r petsc; read -r slepc; read -r site; } <"$record.petsc"
+        [[ -d $petsc/petsc4py && -d $slepc/slepc4py ]] && return
+        python=/usr/bin/python3
+    fi
+    if [[ -n ${PETSC_DIR:-} ]]; then
+        python=${own:-$python}
+        for candidate in "$PETSC_DIR/${PETSC_ARCH:-}/lib" "$PETSC_DIR/lib" "$PETSC_DIR/lib/python3/dist-packages"; do
+            [[ -z $petsc && -d $candidate/petsc4py ]] && petsc=$candidate
+        done
+        for candidate in "${SLEPC_DIR:-$PETSC_DIR}/${PETSC_ARCH:-}/lib" "${SLEPC_DIR:-$PETSC_DIR}/lib" \
+            "${SLEPC_DIR:-$PETSC_DIR}/lib/python3/dist-packages"; do
+            [[ -z $slepc && -d $candidate/slepc4py ]] && slepc=$candidate
+        done
+        [[ -n $petsc ]] || petsc=$(home_of "$python" petsc4py)
+        [[ -n $slepc ]] || slepc=$(home_of "$python" slepc4py)
+        site="PETSC_DIR=$PETSC_DIR"
+        [[ -n $petsc && -n $slepc ]] || fail "$site, but no petsc4py and slepc4py belong to it. Install both for that" \
+            "PETSc (configure --with-petsc4py, --with-slepc4py), or unset PETSC_DIR to use Debian's PETSc."
+        petsc=$(realpath "$petsc") slepc=$(realpath "$slepc")
+        [[ $petsc == /usr/lib/* ]] && python=/usr/bin/python3
+        return 0
+    fi
+    petsc=$(debian_home petsc) slepc=$(debian_home slepc)
+    if [[ -n $own ]]; then
+        candidate=$(home_of "$own" petsc4py)
+        if [[ -n $candidate && $candidate != /usr/lib/* ]]; then
+            python=$own petsc=$candidate slepc=$(home_of "$own" slepc4py) site="petsc4py of $own"
+            [[ -n $slepc ]] || fail "$own has petsc4py ($petsc) but no slepc4py: install it, or take petsc4py off the path."
+            return
+        fi
+    fi
+    site="Debian's packages"
+}
+
+missing_packages() {
+    local package
+    for package in "${debian_packages[@]}"; do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || echo "$package"
+    done
+}
+
+install_debian_packages() {
+    local missing=() elevate=()
+    mapfile -t missing < <(missing_packages)
+    ((${#missing[@]})) || return 0
+    command -v apt-get >/dev/null || fail "PETSc was found neither through python3 nor through PETSC_DIR, and this is not Debian." \
+        "Load a module with petsc4py and slepc4py, or set PETSC_DIR."
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || fail "missing Debian packages: ${missing[*]}. Install them as root and run this again."
+        elevate=(sudo)
+    fi
+    say "Debian packages to install: ${missing[*]}"
+    if ((dry == 0)); then
+        "${elevate[@]}" apt-get update -qq || say "apt-get update failed; trying with the package lists that are there"
+    fi
+    # --print-uris neither asks nor installs (--assume-no does install when there is nothing to ask).
+    say "apt-get:" "$(apt-get install --print-uris -qq "${missing[@]}" 2>/dev/null |
+        awk '/^\047/ { n++; bytes += $3 } END { printf "%d archives, %d bytes to download", n, bytes }')"
+    ((dry == 0)) || return 0
+    "${elevate[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+}
+
+make_environment() {
+    if [[ -d $venv && ! -f $record.begun ]]; then
+        fail "$venv exists and was not made by this script: move it away."
+    fi
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+        [[ $("$venv/bin/python" -c 'import sys; print(sys.base_prefix)') != $("$python" -c 'import sys; print(sys.base_prefix)') ]]; then
+        rm -rf "$venv"
+        mkdir "$venv"
+        touch "$record.begun"
+        "$python" -m venv --system-site-packages "$venv"
+    fi
+    local packages mpi
+    packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+    mpi=$(home_of "$python" mpi4py)
+    # Before the system's own packages on the path: petsc4py there may be the complex one.
+    printf '%s\n' "$petsc" "$slepc" ${mpi:+"$([[ $mpi == /usr/lib/* ]] || echo "$mpi")"} | awk 'NF && !seen[$0]++' \
+        >"$packages/deeph_mpi_petsc.pth"
+}
+
+# pip install with one line per download, its size included.
+pip_install() {
+    "$venv/bin/python" -m pip --disable-pip-version-check install --progress-bar off "$@" |
+        sed -un 's/^ *Downloading \(.*\)/setup:   pip: \1/p'
+}
+
+install_python_packages() {
+    local requirements=("$torch") package=$root
+    # Debian's petsc4py 3.18 was compiled against numpy 1.
+    [[ $petsc == /usr/lib/petscdir/petsc3.18/* ]] && requirements+=("numpy<2")
+    ((dev == 0)) || package+="[dev]"
+    say "Python packages to install into $venv: ${requirements[*]} $(listed_in_pyproject) and what they need:" \
+        "$download with the CPU build of torch, several GB with the CUDA build"
+    ((dry == 0)) || return 0
+    pip_install "${requirements[@]}" "setuptools>=77" wheel
+    # Without the extra [solvers]: petsc4py is on the path already, and pip must not start compiling it.
+    clean_build
+    pip_install --no-build-isolation "${requirements[@]}" "$package"
+}
+
+listed_in_pyproject() {
+    "$python" - "$root/pyproject.toml" "$dev" <<'END'
+import sys, tomllib
+project = tomllib.load(open(sys.argv[1], "rb"))["project"]
+packages = project["dependencies"] + (project["optional-dependencies"]["dev"] if sys.argv[2] == "1" else [])
+print(*(p for p in packages if not p.startswith(("torch", "numpy"))))
+END
+}
+
+# setuptools would install modules again that were deleted since its last build.
+clean_build() { rm -rf "$root"/build/lib "$root"/build/bdist.*; }
+
+install_package_again() {
+    say "the sources have changed: installing the package again"
+    clean_build
+    pip_install --no-deps --no-build-isolation --force-reinstall "$root"
+}
+
+# Whether PETSC_DIR, where it is set, is what the environment was made with.
+same_petsc() { [[ -z ${PETSC_DIR:-} ]] || [[ $(head -n 1 "$record.petsc" 2>/dev/null) == "$PETSC_DIR ${PETSC_ARCH:-}" ]]; }
+
+main() {
+    local environment sources kind=run
+    environment=$(environment_hash) sources=$(sources_hash)
+    ((dev == 0)) || kind=dev
+    # Tools are on top of what a run needs: either record will do for a run.
+    if same_petsc && { recorded dev "$environment" || { ((dev == 0)) && recorded run "$environment"; }; }; then
+        if recorded sources "$sources"; then
+            say "$venv is up to date"
+        elif ((dry)); then
+            say "the sources have changed: the package would be installed again"
+        else
+            install_package_again
+            note sources "$sources"
+        fi
+        return
+    fi
+    find_petsc
+    if [[ $site == "Debian's packages" ]]; then
+        install_debian_packages
+        petsc=$(debian_home petsc) slepc=$(debian_home slepc)
+    fi
+    say "PETSc: $site${petsc:+ ($petsc)}"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$python is older than Python 3.11"
+    ((dry)) || make_environment
+    install_python_packages
+    ((dry == 0)) || return 0
+    "$venv/bin/python" -c 'from petsc4py import PETSc; from slepc4py import SLEPc; import torch, deeph_mpi.cli.main' ||
+        fail "the environment was made, but PETSc, SLEPc or torch cannot be loaded in it (see above)"
+    note petsc "$(printf '%s\n' "${PETSC_DIR:-} ${PETSC_ARCH:-}" "$python" "$petsc" "$slepc" "$site")"
+    note sources "$sources"
+    note "$kind" "$environment"
+    say "done: $(du -sb "$venv" | cut -f1) bytes in $venv"
+}
+
+main
