@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 __all__ = ["copy_blocks", "transpose_blocks"]
 
-CHUNK = 1 << 21  # elements in flight
+CHUNK = 1 << 18  # elements in flight
 
 
 def transpose_blocks(

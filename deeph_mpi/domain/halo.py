@@ -30,7 +30,7 @@ class Incoming:
     x: Tensor
     rows: Tensor
     received: Tensor
-    buffers: list[Tensor]
+    buffers: list[np.ndarray]
     requests: list[MPI.Request]
 
 
@@ -75,7 +75,7 @@ class HaloExchange:
                 raise DeephError(f"rank {world.rank} was asked for atoms it does not own: the partitions differ")
         self._rows = torch.from_numpy(rows)
         self._places = None if np.array_equal(order, np.arange(len(order))) else torch.from_numpy(order)
-        self._spare: list[Tensor] = []
+        self._spare: list[np.ndarray] = []
         self.n_owned = len(owned)
         self.n_ghost = len(ghosts)
         self.n_sent = len(rows)
@@ -145,17 +145,18 @@ class HaloExchange:
         self._spare += buffers
         return total
 
-    def _gather(self, data: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
+    def _gather(self, data: Tensor, rows: Tensor, buffer: np.ndarray) -> Tensor:
         into = _rows_in(buffer, len(rows), data)
         if data.device.type == "cpu":
             return torch.index_select(data.resolve_conj().resolve_neg(), 0, rows, out=into)
         return into.copy_(data.index_select(0, rows.to(data.device)))
 
-    def _take(self, n: int, like: Tensor) -> Tensor:
+    def _take(self, n: int, like: Tensor) -> np.ndarray:
         # Message buffers outlive the exchange: the layers of a network send rows of the same size again and again.
+        # NumPy's, as torch would not let a tensor made in inference mode be reused in training.
         size = _row_bytes(like) * n
-        spare = self._spare.pop() if self._spare else torch.empty(0, dtype=torch.uint8)
-        return spare if len(spare) >= size else torch.empty(size, dtype=torch.uint8)
+        spare = self._spare.pop() if self._spare else np.empty(0, dtype=np.uint8)
+        return spare if len(spare) >= size else np.empty(size, dtype=np.uint8)
 
 
 class _Exchange(torch.autograd.Function):
@@ -198,8 +199,8 @@ def _row_bytes(like: Tensor) -> int:
     return math.prod(like.shape[1:]) * like.element_size()
 
 
-def _rows_in(buffer: Tensor, n: int, like: Tensor) -> Tensor:
-    return buffer[: n * _row_bytes(like)].view(like.dtype).view(n, *like.shape[1:])
+def _rows_in(buffer: np.ndarray, n: int, like: Tensor) -> Tensor:
+    return torch.from_numpy(buffer[: n * _row_bytes(like)]).view(like.dtype).view(n, *like.shape[1:])
 
 
 def _raw(tensor: Tensor) -> np.ndarray:

@@ -117,16 +117,20 @@ def shell_around(wrapped: WrappedAtoms, centres: np.ndarray, reach: float) -> Sh
         return Shell(none, np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=np.int64), none)
     margin = reach / wrapped.heights
     low, high = own.min(axis=0) - margin, own.max(axis=0) + margin
-    first = np.where(wrapped.pbc, np.ceil(low - f), 0.0).astype(np.int64)
-    last = np.where(wrapped.pbc, np.floor(high - f), 0.0).astype(np.int64)
-    counts = np.where(wrapped.pbc, np.maximum(last - first + 1, 0), (f >= low) & (f <= high))
-    images = counts.prod(axis=1)
-    atoms = np.repeat(np.arange(len(f)), images)
-    number = np.arange(len(atoms)) - np.repeat(np.cumsum(images) - images, images)
-    cells = np.empty((len(atoms), 3), dtype=np.int64)
-    for axis in (2, 1, 0):  # the running number of an image, in mixed radix, is its cell
-        number, digit = np.divmod(number, counts[atoms, axis])
-        cells[:, axis] = first[atoms, axis] + digit
+    atoms = np.arange(len(f))
+    cells = np.empty((len(f), 0), dtype=np.int64)
+    for axis in range(3):  # each direction thins the candidates out before the next copies them
+        x = f[atoms, axis]
+        if wrapped.pbc[axis]:
+            first = np.ceil(low[axis] - x).astype(np.int64)
+            images = np.maximum(np.floor(high[axis] - x).astype(np.int64) - first + 1, 0)
+        else:
+            first = np.zeros(len(x), dtype=np.int64)
+            images = ((x >= low[axis]) & (x <= high[axis])).astype(np.int64)
+        chosen = np.repeat(np.arange(len(x)), images)
+        number = np.arange(len(chosen)) - np.repeat(np.cumsum(images) - images, images)
+        atoms = atoms[chosen]
+        cells = np.column_stack([cells[chosen], first[chosen] + number])
     return Shell(own @ wrapped.cell, atoms, cells, (f[atoms] + cells) @ wrapped.cell)
 
 

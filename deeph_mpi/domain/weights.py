@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from deeph_mpi.domain.cell import wrap
+from deeph_mpi.domain.cell import WrappedAtoms, wrap
 from deeph_mpi.domain.neighbours import shell_around
 from deeph_mpi.domain.radii import Radii, RadiusTable
 from deeph_mpi.domain.rcb import partition_atoms
@@ -14,7 +14,7 @@ from deeph_mpi.structure.structure import Structure
 
 __all__ = ["pair_weights"]
 
-CHUNK = 20_000  # centres at a time
+CHUNK = 10_000  # centres at a time
 
 
 def pair_weights(world: World, structure: Structure, orbitals: np.ndarray, cutoff: Radii) -> np.ndarray:
@@ -38,25 +38,30 @@ def pair_weights(world: World, structure: Structure, orbitals: np.ndarray, cutof
 
     with world.together():
         radii = RadiusTable.build(cutoff, structure.numbers)
-        share = partition_atoms(structure, np.ones(len(structure)), world.size)
-        mine = share.atoms(world.rank)
+        wrapped = wrap(structure)
+        parts = -(-len(structure) // (CHUNK * world.size))  # of each rank, compact as the bisection numbers them
+        pieces = partition_atoms(structure, np.ones(len(structure)), parts * world.size)
+        share = pieces.owner // max(parts, 1)
+        mine = np.flatnonzero(share == world.rank)
         columns = np.empty(len(mine))
-        for start in range(0, len(mine), CHUNK):
-            part = slice(start, start + CHUNK)
-            columns[part] = _columns(structure, mine[part], np.asarray(orbitals), radii)
-    counts = np.bincount(share.owner, minlength=world.size)
+        for piece in range(world.rank * parts, (world.rank + 1) * parts):
+            centres = np.flatnonzero(pieces.owner == piece)
+            columns[np.searchsorted(mine, centres)] = _columns(structure, wrapped, centres, np.asarray(orbitals), radii)
+    counts = np.bincount(share, minlength=world.size)
     gathered = np.empty(len(structure))
     world.comm.Allgatherv(columns, [gathered, counts, MPI.DOUBLE])
     weights = np.empty(len(structure))
-    weights[np.argsort(share.owner, kind="stable")] = gathered
+    weights[np.argsort(share, kind="stable")] = gathered
     return weights * orbitals
 
 
-def _columns(structure: Structure, centres: np.ndarray, orbitals: np.ndarray, radii: RadiusTable) -> np.ndarray:
+def _columns(
+    structure: Structure, wrapped: WrappedAtoms, centres: np.ndarray, orbitals: np.ndarray, radii: RadiusTable
+) -> np.ndarray:
     # Counting needs no list of pairs, only one count per centre and species. The slack lets an atom find itself (its
     # onsite block) where the radius of its element is zero.
     slack = 1e-6
-    shell = shell_around(wrap(structure), centres, radii.largest + slack)
+    shell = shell_around(wrapped, centres, radii.largest + slack)
     centre_numbers, shell_numbers = structure.numbers[centres], structure.numbers[shell.atoms]
     columns = np.zeros(len(centres))
     for z2 in np.unique(shell_numbers):

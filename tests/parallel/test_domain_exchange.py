@@ -131,6 +131,17 @@ def test_gradient_is_the_transpose(world: World, dtype: torch.dtype) -> None:
         assert world.comm.allreduce(ones.grad.sum().item()) == world.sum(domain.n_local)
 
 
+def test_one_plan_serves_inference_and_training(world: World) -> None:
+    domain, partition = domain_of("bulk", world, random=True)
+    x = torch.linspace(0, 1, 2 * len(partition.owner)).reshape(-1, 2)
+    with torch.inference_mode():
+        assert torch.equal(domain.pair_halo.exchange(x[domain.owned]), x[domain.atoms])
+    mine = x[domain.owned].requires_grad_()
+    domain.pair_halo.exchange(mine).square().sum().backward()
+    assert mine.grad is not None
+    assert (mine.grad[x[domain.owned] > 0] >= 2 * mine[x[domain.owned] > 0]).all()
+
+
 def test_second_derivatives_pass(world: World) -> None:
     """Of f = Σ over all rows of x⁴: the Hessian-vector product is 12 x² v times the number of copies of each atom."""
     domain, _ = domain_of("bulk", world, random=True)
