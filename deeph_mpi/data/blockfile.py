@@ -62,7 +62,9 @@ class BlockFile:
     def __enter__(self) -> BlockFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.file.close()
 
     def read(self, start: int, stop: int, sizes: np.ndarray) -> BlockSet:

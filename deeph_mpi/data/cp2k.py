@@ -138,13 +138,20 @@ def _read_matrix(directory: Path, name: str, images: np.ndarray, total: int) -> 
     for number in range(1, len(images) + 1):
         paths = sorted(directory.glob(f"*-{name}_SPIN_1_R_{number}-*.csr"))
         if len(paths) != 1:
-            what = f"the {name} file of image {number} is missing" if not paths else f"several {name} files of image {number}"
+            what = (
+                f"the {name} file of image {number} is missing"
+                if not paths
+                else f"several {name} files of image {number}"
+            )
             raise DataError(f"'{directory}': {what}; one run with one final matrix is needed")
         parts.append(_read_csr(paths[0], total))
     counts = [len(part) for part in parts]
     table = np.concatenate(parts)
     return _Elements(
-        np.repeat(images, counts, axis=0), table[:, 0].astype(np.int64) - 1, table[:, 1].astype(np.int64) - 1, table[:, 2]
+        np.repeat(images, counts, axis=0),
+        table[:, 0].astype(np.int64) - 1,
+        table[:, 1].astype(np.int64) - 1,
+        table[:, 2],
     )
 
 

@@ -107,7 +107,10 @@ def parse_input(path: Path) -> Cp2kInput:
     if strange:
         raise DataError(f"'{path}' has atoms of unknown elements: {', '.join(strange)}")
     files = [
-        line.split()[1] for dft in root.find("DFT") for line in dft.lines if line.upper().startswith("BASIS_SET_FILE_NAME")
+        line.split()[1]
+        for dft in root.find("DFT")
+        for line in dft.lines
+        if line.upper().startswith("BASIS_SET_FILE_NAME")
     ]
     numbers = np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int64)
     return Cp2kInput(cell, periodic, numbers, positions, basis, files or ["BASIS_SET"])
@@ -145,7 +148,9 @@ def parse_output(path: Path) -> Cp2kOutput:
                 found[key] = match[1]
     for name, section in (("KS", "&KS_CSR_WRITE"), ("S", "&S_CSR_WRITE")):
         if name not in images:
-            raise DataError(f"'{path}' lists no images of {name}; run CP2K with {section} and REAL_SPACE T in &DFT/&PRINT")
+            raise DataError(
+                f"'{path}' lists no images of {name}; run CP2K with {section} and REAL_SPACE T in &DFT/&PRINT"
+            )
     return Cp2kOutput(
         images=images,
         fermi_energy_eV=float(found["fermi"]) * HARTREE if "fermi" in found else None,

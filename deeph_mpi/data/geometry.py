@@ -12,15 +12,9 @@ from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.data.info import DeephInfo, read_info, write_info
 from deeph_mpi.errors import DataError, StructureError
 from deeph_mpi.structure.read import read_structure, write_structure
-from deeph_mpi.structure.structure import Structure
+from deeph_mpi.structure.structure import Structure, element_order
 
-__all__ = ["element_order", "read_geometry", "write_geometry"]
-
-
-def element_order(numbers: np.ndarray) -> np.ndarray:
-    """(N,) int64: the atoms grouped by element, elements by first appearance, otherwise in the order given."""
-    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
-    return np.argsort(first[inverse], kind="stable").astype(np.int64)
+__all__ = ["read_geometry", "write_geometry"]
 
 
 def read_geometry(directory: str | os.PathLike[str]) -> tuple[Structure, DeephInfo]:

@@ -136,7 +136,9 @@ def _to_owners(world: World, blocks: BlockSet, target: np.ndarray, sizes: np.nda
     """Send every block to its target rank; return those received, ordered by sender. Collective."""
     order = np.argsort(target, kind="stable")
     lengths = np.diff(blocks.offsets)
-    counts = np.stack([np.bincount(target, weights, world.size) for weights in (None, lengths)], axis=1).astype(np.int64)
+    counts = np.stack([np.bincount(target, weights, world.size) for weights in (None, lengths)], axis=1).astype(
+        np.int64
+    )
     arriving = np.empty_like(counts)
     world.comm.Alltoall(counts, arriving)
     pairs = _exchange(world, blocks.pairs[order].ravel(), counts[:, 0] * 5, arriving[:, 0] * 5).reshape(-1, 5)
@@ -145,9 +147,7 @@ def _to_owners(world: World, blocks: BlockSet, target: np.ndarray, sizes: np.nda
     return BlockSet(pairs, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), entries)
 
 
-def _symmetrize(
-    world: World, blocks: BlockSet, owner: np.ndarray, sizes: np.ndarray, name: str, budget: int
-) -> None:
+def _symmetrize(world: World, blocks: BlockSet, owner: np.ndarray, sizes: np.ndarray, name: str, budget: int) -> None:
     """Check for duplicates, onsite blocks and Hermitian partners, and average partners in place. Collective.
 
     Of each pair of partners the one with the smaller (i, j, R) travels to the other's owner, is averaged with it there,
@@ -203,7 +203,11 @@ def _conjugates(blocks: BlockSet, chosen: np.ndarray, sizes: np.ndarray) -> Bloc
 
 
 def _each_shape(
-    blocks: BlockSet, chosen: np.ndarray, result: BlockSet, sizes: np.ndarray, change: Callable[[np.ndarray], np.ndarray]
+    blocks: BlockSet,
+    chosen: np.ndarray,
+    result: BlockSet,
+    sizes: np.ndarray,
+    change: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     """Write `change` of the chosen blocks, (n, r, c) at a time, into the blocks of `result` in the order of `chosen`."""
     for (rows, columns), members in by_shape(blocks.pairs[chosen], sizes):
@@ -212,9 +216,7 @@ def _each_shape(
         result.entries[result.offsets[members, None] + flat] = change(own).reshape(len(members), -1)
 
 
-def _average(
-    blocks: BlockSet, here: np.ndarray, arrived: BlockSet, sizes: np.ndarray, limit: float, name: str
-) -> None:
+def _average(blocks: BlockSet, here: np.ndarray, arrived: BlockSet, sizes: np.ndarray, limit: float, name: str) -> None:
     """Average blocks `here` with what arrived for them, in both places."""
     for (rows, columns), members in by_shape(arrived.pairs, sizes):
         there = arrived.offsets[members, None] + np.arange(rows * columns)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Structure"]
+__all__ = ["Structure", "element_order"]
 
 
 @dataclass(frozen=True)
@@ -27,3 +27,9 @@ class Structure:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+
+def element_order(numbers: np.ndarray) -> np.ndarray:
+    """(N,) int64: the atoms grouped by element, elements by first appearance, otherwise in the order given."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return np.argsort(first[inverse], kind="stable").astype(np.int64)
