@@ -155,7 +155,7 @@ class HaloExchange:
         # Message buffers outlive the exchange: the layers of a network send rows of the same size again and again.
         # NumPy's, as torch would not let a tensor made in inference mode be reused in training.
         size = _row_bytes(like) * n
-        spare = self._spare.pop() if self._spare else np.empty(0, dtype=np.uint8)
+        spare = self._spare.pop() if self._spare else np.empty(1, dtype=np.uint8)
         return spare if len(spare) >= size else np.empty(size, dtype=np.uint8)
 
 
@@ -200,7 +200,7 @@ def _row_bytes(like: Tensor) -> int:
 
 
 def _rows_in(buffer: np.ndarray, n: int, like: Tensor) -> Tensor:
-    return torch.from_numpy(buffer[: n * _row_bytes(like)]).view(like.dtype).view(n, *like.shape[1:])
+    return torch.from_numpy(buffer)[: n * _row_bytes(like)].view(like.dtype).view(n, *like.shape[1:])
 
 
 def _raw(tensor: Tensor) -> np.ndarray:
