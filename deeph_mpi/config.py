@@ -194,6 +194,9 @@ class DataSection(Section):
     train: Names = key(..., 'structures to train on: names, or a range such as "000-029"', min_length=1)
     validation: Names = key([], "structures that choose the best epoch")
     test: Names = key([], "structures on which the final errors are reported")
+    electrons: dict[str, float] | None = key(
+        None, "valence electrons per element; by default found from the structures' electron counts"
+    )
 
     @model_validator(mode="after")
     def _disjoint_and_present(self) -> Self:
@@ -214,28 +217,35 @@ class NetworkSection(Section):
     """Size of the network."""
 
     layers: int = key(3, "message-passing layers", ge=1)
-    channels: int = key(32, "channels per irrep of the node features", ge=1)
-    l_max: int = key(4, "largest angular momentum of the node features", ge=0, le=8)
-    r_message: float = key(5.0, "radius of the messages", unit="Å", gt=0)
+    channels: int = key(32, "natural channels per l of the node features", ge=1)
+    pseudo_channels: int = key(16, "pseudo (opposite parity) channels per l", ge=1)
+    hidden: int = key(32, "width of the hidden features of a message", ge=2)
+    decoder_hidden: int = key(48, "width of the hidden features of a Hamiltonian block", ge=2)
+    m_max: int = key(2, "largest |m| about the bond that messages carry", ge=0)
+    r_message: float = key(5.5, "radius of the messages", unit="Å", gt=0)
     radial: int = key(16, "radial basis functions", ge=2)
 
 
 class TrainSection(Section):
     """How the network is trained."""
 
-    epochs: int = key(200, "passes over the training structures", ge=1)
-    batch: int = key(1, "structures per step, over all ranks", ge=1)
-    learning_rate: float = key(2e-3, "peak learning rate", gt=0)
+    epochs: int = key(500, "passes over the training structures; the learning rate falls to zero over them", ge=1)
+    batch: int = key(2, "structures per step, over all ranks", ge=1)
+    learning_rate: float = key(4e-3, "peak learning rate (AdamW)", gt=0)
+    warmup: int = key(100, "steps of linear warm-up", unit="steps", ge=0)
+    clip: float = key(0.1, "largest norm of the gradient", gt=0)
+    average: float = key(0.995, "decay of the running average of the weights, which is what is validated and kept", lt=1)
     seed: int = key(0, "seed of the weights and of the order of structures", ge=0)
-    patience: int = key(50, "epochs without a better validation error before training stops", ge=1)
-    minutes: float | None = key(None, "wall-clock limit of the training", unit="min", gt=0)
+    patience: int = key(100, "epochs without a better validation error before training stops", ge=1)
+    minutes: float | None = key(None, "wall-clock limit; training stops after the epoch that exceeds it", unit="min", gt=0)
     resume: bool = key(True, "whether an unfinished run in the output directory is continued")
+    dtype: Literal["float32", "float64"] = key("float32", "floating-point type of the network")
 
 
 class TrainOutputSection(Section):
     """Where the checkpoint and the log go."""
 
-    directory: OutputDirectory = key("run", "directory for the checkpoint and the log", validate_default=True)
+    directory: OutputDirectory = key("run", "directory for model.pt (the checkpoint), restart.pt and log.csv", validate_default=True)
 
 
 class TrainConfig(Schema):

@@ -60,6 +60,11 @@ class SectorLayout:
             start += size
         return runs
 
+    @property
+    def sizes(self) -> list[int]:
+        """Lengths of the runs of `slices`."""
+        return [stop - start for _, start, stop in self.slices]
+
     def spread(self, per_channel: np.ndarray) -> np.ndarray:
         """Copy one number per channel (even, odd, ring 1, …) onto cos and sin: (channels,) → (dimension,)."""
         bounds = np.cumsum([0, self.even, self.odd, *self.rings])

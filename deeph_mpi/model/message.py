@@ -27,6 +27,9 @@ class BondFrame(nn.Module):
     def __init__(self, layout: NodeLayout) -> None:
         super().__init__()
         self.layout = layout
+        self.row_runs = [
+            [last - first for source, first, last in layout.packing if source == kind] for kind in range(2)
+        ]
         signs = torch.tensor(layout.swap_signs)
         runs: tuple[list[Tensor], list[Tensor]] = ([], [])
         start = 0
@@ -47,12 +50,10 @@ class BondFrame(nn.Module):
     def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of `pack`."""
         runs: tuple[list[Tensor], list[Tensor]] = ([], [])
-        start = 0
-        for source, first, last in self.layout.packing:
-            channels = self.layout.channels if source == 0 else self.layout.pseudo_channels
-            stop = start + (last - first) * channels
-            runs[source].append(packed[:, start:stop].view(len(packed), last - first, channels))
-            start = stop
+        counts = (self.layout.channels, self.layout.pseudo_channels)
+        sizes = [(last - first) * counts[source] for source, first, last in self.layout.packing]
+        for part, (source, first, last) in zip(packed.split(sizes, dim=1), self.layout.packing, strict=True):
+            runs[source].append(part.unflatten(1, (last - first, counts[source])))
         return torch.cat(runs[0], dim=1), torch.cat(runs[1], dim=1)
 
     def forward(self, natural: Tensor, pseudo: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
@@ -62,9 +63,9 @@ class BondFrame(nn.Module):
             (natural, bonds.natural, self.natural_signs),
             (pseudo, bonds.pseudo, self.pseudo_signs),
         ):
-            channels = features.shape[2]
-            both = torch.bmm(rotation, torch.cat([features[bonds.i], features[bonds.j]], dim=2))
-            near, far = both[..., :channels], both[..., channels:] * signs.to(both.dtype)
+            ends = torch.cat([features.index_select(0, bonds.i), features.index_select(0, bonds.j)], dim=2)
+            near, far = torch.bmm(rotation, ends).chunk(2, dim=2)
+            far = far * signs.to(far.dtype)
             sums.append(near + far)
             differences.append(near - far)
         return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])
@@ -74,7 +75,7 @@ class BondFrame(nn.Module):
         (n, components, 2 channels), first half for i, second for j."""
         n = len(bonds)
         results = []
-        near, far = self.unpack(packed[:n]), self.unpack(packed[n:])
+        near, far = (self.unpack(half) for half in packed.tensor_split(2))
         for index, (rotation, signs) in enumerate(
             ((bonds.natural, self.natural_signs), (bonds.pseudo, self.pseudo_signs))
         ):
@@ -103,8 +104,8 @@ class BondFactors(nn.Module):
     def forward(self, scalars: Tensor, bonds: Bonds) -> Tensor:
         """Scalars (nodes, channels) → (2n, count): for i→j, then j→i."""
         centre, partner, radial = self.centre(scalars), self.partner(scalars), self.radial(bonds.radial)
-        there = radial + centre[bonds.i] + partner[bonds.j]
-        back = radial + centre[bonds.j] + partner[bonds.i]
+        there = radial + centre.index_select(0, bonds.i) + partner.index_select(0, bonds.j)
+        back = radial + centre.index_select(0, bonds.j) + partner.index_select(0, bonds.i)
         hidden = torch.nn.functional.silu(torch.cat([there, back]))
         return self.out(torch.nn.functional.silu(self.hidden(hidden)))
 
@@ -138,10 +139,8 @@ class MessageLayer(nn.Module):
         back = self.frame.backward_rotation(self.readout(hidden), bonds)
         weight = (bonds.envelope * self.scale)[:, :, None]
         for target, message in zip(into, back, strict=True):
-            message = message * weight
-            channels = target.shape[2]
-            target.index_add_(0, bonds.i, message[..., :channels])
-            target.index_add_(0, bonds.j, message[..., channels:])
+            for rows, part in zip((bonds.i, bonds.j), (message * weight).chunk(2, dim=2), strict=True):
+                target.index_add_(0, rows, part)
 
     def finish(self, natural: Tensor, pseudo: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Update features of owned atoms from their summed messages."""

@@ -130,8 +130,9 @@ class HamiltonianNetwork(nn.Module):
         total, difference = self.pair_frame(*normalized, bonds)
         hidden = self.pair_convolution(total, difference, self.pair_factors(normalized[0][:, 0], bonds))
         hidden = hidden + self.pair_gate(self.pair_hidden(hidden))
-        there, back = hidden[:n], hidden[n:]
-        runs, source = [], self.pair_hidden.source.slices
+        sizes = self.pair_hidden.source.sizes
+        there, back = (half.split(sizes, dim=1) for half in hidden.tensor_split(2))
+        runs = []
         first, channel = 0, -1
         for run, (sector, _, _) in enumerate(self.pair_layout.slices):
             weight = self.pair_out.weights[sector]
@@ -139,8 +140,7 @@ class HamiltonianNetwork(nn.Module):
                 stop = first + weight.shape[1]
                 swap, sign = self.swap[first:stop] - first, self.swap_sign[first:stop].to(weight.dtype)
                 first, channel = stop, sector
-            _, begin, end = source[run]
-            block = there[:, begin:end] @ weight + back[:, begin:end] @ swapped_weights(weight, swap, sign)
+            block = there[run] @ weight + back[run] @ swapped_weights(weight, swap, sign)
             if sector == 0 and self.pair_out.bias is not None:
                 block = block + (self.pair_out.bias + self.pair_out.bias[swap] * sign)
             runs.append(block)

@@ -33,17 +33,14 @@ class SectorLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, source.dimension) → (n, target.dimension)."""
         runs = []
-        source_runs = self.source.slices
+        parts = x.split(self.source.sizes, dim=1)
         for run, (sector, start, stop) in enumerate(self.target.slices):
-            if run >= len(source_runs):
+            if run >= len(parts):
                 runs.append(x.new_zeros(len(x), stop - start))
-                continue
-            _, first, last = source_runs[run]
-            weight = self.weights[sector]
-            if sector == 0 and self.bias is not None:
-                runs.append(torch.addmm(self.bias, x[:, first:last], weight))
+            elif sector == 0 and self.bias is not None:
+                runs.append(torch.addmm(self.bias, parts[run], self.weights[sector]))
             else:
-                runs.append(x[:, first:last] @ weight)
+                runs.append(parts[run] @ self.weights[sector])
         return torch.cat(runs, dim=1)
 
 
@@ -63,19 +60,17 @@ class GatedSectors(nn.Module):
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """(n, wide.dimension), factor (n, wide.channels) → (n, layout.dimension)."""
         layout, wide = self.layout, self.wide
-        scalars = x[:, : wide.even]
-        if factor is not None:
-            scalars = scalars * factor[:, : wide.even]
-        gates = torch.sigmoid(scalars[:, layout.even :])
-        if factor is not None:
-            gates = gates * factor[:, wide.even :]
-        runs = [gates[:, : layout.odd]]
-        start = layout.odd
-        for count in layout.rings:
-            runs += [gates[:, start : start + count]] * 2
-            start += count
-        rest = x[:, wide.even :] * torch.cat(runs, dim=1)
-        return torch.cat([torch.nn.functional.silu(scalars[:, : layout.even]), rest], dim=1)
+        scalars, rest = x.split([wide.even, wide.dimension - wide.even], dim=1)
+        if factor is None:
+            even, gates = scalars.split([layout.even, wide.even - layout.even], dim=1)
+            gates = torch.sigmoid(gates)
+        else:
+            first, second = factor.split([wide.even, wide.channels - wide.even], dim=1)
+            even, gates = (scalars * first).split([layout.even, wide.even - layout.even], dim=1)
+            gates = torch.sigmoid(gates) * second
+        odd, *rings = gates.split([layout.odd, *layout.rings], dim=1)
+        onto_parts = [odd, *(ring for ring in rings for _ in range(2))]
+        return torch.cat([torch.nn.functional.silu(even), rest * torch.cat(onto_parts, dim=1)], dim=1)
 
 
 class BondConvolution(nn.Module):

@@ -1,0 +1,116 @@
+"""One file with everything a model needs. Plain tensors, numbers and strings: loading it cannot run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from deeph_mpi._version import __version__
+from deeph_mpi.errors import ModelError
+from deeph_mpi.model.model import HamiltonianModel, ModelFacts
+from deeph_mpi.model.network import HamiltonianNetwork
+from deeph_mpi.model.settings import NetworkSettings
+from deeph_mpi.model.tables import TwoCentreTable
+
+__all__ = ["FORMAT", "from_plain", "load_checkpoint", "load_plain", "save_checkpoint", "save_plain", "to_plain"]
+
+FORMAT = "deeph-mpi checkpoint 1"
+
+
+def save_plain(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write a dictionary of tensors and plain data under a temporary name, then rename it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_plain(path: str | os.PathLike[str], expected: str) -> dict[str, Any]:
+    """Read what `save_plain` wrote, without executing anything that may be in the file.
+
+    Raises:
+        ModelError: when it is missing, damaged, not such a file or of another format than `expected`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"no such checkpoint: {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, BadZipFile, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()
+        raise ModelError(
+            f"{path} is damaged or not a deeph-mpi checkpoint ({reason[0][:120] if reason else error!r})"
+        ) from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != expected:
+        raise ModelError(f"{path} is not a '{expected}' but {found!r}: it does not fit deeph-mpi {__version__}")
+    return content
+
+
+def to_plain(model: HamiltonianModel) -> dict[str, Any]:
+    """Everything of a model as tensors and plain data."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "settings": model.settings.to_dict(),
+        "facts": asdict(model.facts),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "network": {key: value.detach().cpu().clone() for key, value in model.network.state_dict().items()},
+        "overlap": {key: value.cpu().clone() for key, value in model.overlap.state_dict().items()},
+        "baseline": {key: value.cpu().clone() for key, value in model.baseline.state_dict().items()},
+    }
+
+
+def from_plain(content: dict[str, Any]) -> HamiltonianModel:
+    """The inverse of `to_plain`.
+
+    Raises:
+        ModelError: when parts are missing or do not fit each other.
+    """
+    try:
+        network = HamiltonianNetwork(NetworkSettings.from_dict(content["settings"]))
+        network.to(getattr(torch, content["dtype"]))
+        network.load_state_dict(content["network"])
+        tables = [
+            TwoCentreTable(*(content[name][key].numpy() for key in ("knots", "coefficients", "onsite")))
+            for name in ("overlap", "baseline")
+        ]
+        facts = ModelFacts(**content["facts"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()
+        raise ModelError(f"the checkpoint is incomplete or inconsistent: {reason[0] if reason else error!r}") from None
+    for name, value in [
+        *network.state_dict().items(),
+        ("overlap", tables[0].coefficients),
+        ("H", tables[1].coefficients),
+    ]:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ModelError(f"the checkpoint holds numbers that are not finite ({name})")
+    return HamiltonianModel(network, tables[0], tables[1], facts)
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: HamiltonianModel) -> None:
+    """Write a model to one file."""
+    save_plain(path, to_plain(model))
+
+
+def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> HamiltonianModel:
+    """Read a model; `dtype` converts the network (its tables stay float64).
+
+    Raises:
+        ModelError: when the file is missing, damaged, of another version or inconsistent.
+    """
+    model = from_plain(load_plain(path, FORMAT))
+    if dtype is not None:
+        model.network.to(dtype)
+    return model.eval()

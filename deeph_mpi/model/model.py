@@ -1,0 +1,156 @@
+"""A complete model: network, two-centre tables and what they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deeph_mpi.basis.onsite import OnsiteLayout
+from deeph_mpi.basis.template import ShellTemplate
+from deeph_mpi.basis.wigner import bond_frames, wigner_matrices
+from deeph_mpi.errors import ModelError
+from deeph_mpi.model.network import HamiltonianNetwork
+from deeph_mpi.model.settings import NetworkSettings
+from deeph_mpi.model.tables import TwoCentreTable
+
+__all__ = ["HamiltonianModel", "ModelFacts", "lab_to_packed", "packed_to_lab", "shell_rotation"]
+
+
+@dataclass
+class ModelFacts:
+    """What a model knows beside its numbers; all of it is plain data and saved in the checkpoint.
+
+    Attributes:
+        electrons: atomic number → valence electrons of a neutral atom, as the DFT code counted them.
+        energy_reference: what the zero of energy of the predicted H is ("vacuum level", or "fitted per structure").
+        shortest: {"z1-z2": Å} shortest distance in the training data for every element pair that occurs there.
+        neighbours: {"z": [least, most]} number of neighbours within `r_message` in the training data.
+        units: of energies and lengths.
+        provenance: version, date, training command and errors.
+    """
+
+    electrons: dict[int, float]
+    energy_reference: str
+    shortest: dict[str, float]
+    neighbours: dict[str, list[int]]
+    units: dict[str, str] = field(default_factory=lambda: {"energy": "eV", "length": "angstrom"})
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class HamiltonianModel(nn.Module):
+    """Structure → H and S.
+
+    Args:
+        network: the equivariant network; its dtype is that of its parameters.
+        overlap: two-centre table of S.
+        baseline: two-centre table of H, to which the network's outputs are added.
+        facts: training ranges, electron counts and so on.
+    """
+
+    def __init__(
+        self, network: HamiltonianNetwork, overlap: TwoCentreTable, baseline: TwoCentreTable, facts: ModelFacts
+    ) -> None:
+        super().__init__()
+        self.network, self.overlap, self.baseline, self.facts = network, overlap, baseline, facts
+
+    @property
+    def settings(self) -> NetworkSettings:
+        """Hyperparameters of the network."""
+        return self.network.settings
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the network (the tables are always float64)."""
+        return self.network.embedding.weight.dtype
+
+    @cached_property
+    def template(self) -> ShellTemplate:
+        """Shells that hold those of every element."""
+        return ShellTemplate(self.settings.orbitals)
+
+    @cached_property
+    def onsite_basis(self) -> Tensor:
+        """(components, n, n) float64, see `OnsiteLayout`."""
+        return torch.tensor(OnsiteLayout(self.template.shells).basis)
+
+    @cached_property
+    def elements(self) -> np.ndarray:
+        """Atomic numbers in the order of the species."""
+        return np.array(list(self.settings.orbitals.shells))
+
+    def species(self, numbers: np.ndarray) -> Tensor:
+        """Species (n,) int64 of atomic numbers (n,).
+
+        Raises:
+            ModelError: naming the elements that the model does not know.
+        """
+        unknown = np.setdiff1d(numbers, self.elements)
+        if len(unknown):
+            from ase.data import chemical_symbols
+
+            names = ", ".join(chemical_symbols[z] for z in unknown)
+            known = ", ".join(self.settings.orbitals.to_symbols())
+            raise ModelError(f"the checkpoint does not know the element(s) {names}; it was trained on {known}")
+        return torch.tensor(np.searchsorted(self.elements, numbers))
+
+    def pair_blocks(self, correction: Tensor, vectors: Tensor, pair_species: Tensor) -> tuple[Tensor, Tensor]:
+        """H and S blocks in the lab frame and template order, (n, size, size) float64 each.
+
+        Args:
+            correction: (n, dimension) output of `HamiltonianNetwork.pairs`.
+            vectors: (n, 3) float64, Å, from i to j.
+            pair_species: (n,) species_i · n_species + species_j.
+        """
+        distances = torch.linalg.vector_norm(vectors, dim=1)
+        rotation = shell_rotation(vectors, self.template)
+        even = self.template.layout.sectors.even
+        packed = correction.double()
+        packed = torch.cat([packed[:, :even] + self.baseline(distances, pair_species), packed[:, even:]], dim=1)
+        hamiltonian = packed_to_lab(packed, rotation, self.template)
+        overlap = packed.new_zeros(packed.shape)
+        overlap[:, :even] = self.overlap(distances, pair_species)
+        return hamiltonian, packed_to_lab(overlap, rotation, self.template)
+
+    def onsite_blocks(self, correction: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Onsite blocks of H and S, (n, size, size) float64, from `HamiltonianNetwork.onsite` and the species (n,)."""
+        basis = self.onsite_basis.to(correction.device)
+        network = (correction.double() @ basis.flatten(1)).view(-1, self.template.size, self.template.size)
+        return network + self.baseline.onsite[species], self.overlap.onsite[species]
+
+    def by_elements(self, pair_species: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """(atomic number of i, of j, rows) for each pair of elements among `pair_species`."""
+        count = len(self.elements)
+        for kind in pair_species.unique().tolist():
+            rows = (pair_species == kind).nonzero()[:, 0]
+            yield int(self.elements[kind // count]), int(self.elements[kind % count]), rows
+
+
+def shell_rotation(vectors: Tensor, template: ShellTemplate) -> Tensor:
+    """(n, size, size) rotation of the template's orbitals into the frames of bonds (n, 3)."""
+    rotation = vectors.new_zeros(len(vectors), template.size, template.size)
+    matrices = wigner_matrices(bond_frames(vectors), max(template.shells))
+    for degree, first in zip(template.shells, template.first, strict=False):
+        rows = slice(first, first + 2 * degree + 1)
+        rotation[:, rows, rows] = matrices[degree]
+    return rotation
+
+
+def packed_to_lab(packed: Tensor, rotation: Tensor, template: ShellTemplate) -> Tensor:
+    """Blocks packed by sectors in the bond frame → lab frame (n, size, size)."""
+    index, weight = (torch.as_tensor(x, device=packed.device) for x in template.layout.gather)
+    flat = packed[:, index[:, 0]] * weight[:, 0] + packed[:, index[:, 1]] * weight[:, 1]
+    block = flat.view(-1, template.size, template.size)
+    return rotation.transpose(1, 2) @ block @ rotation
+
+
+def lab_to_packed(blocks: Tensor, rotation: Tensor, template: ShellTemplate) -> Tensor:
+    """The inverse of `packed_to_lab`: (n, size, size) → (n, size²)."""
+    flat = (rotation @ blocks @ rotation.transpose(1, 2)).flatten(1)
+    index, weight = (torch.as_tensor(x, device=blocks.device) for x in template.layout.scatter)
+    return flat[:, index[:, 0]] * weight[:, 0] + flat[:, index[:, 1]] * weight[:, 1]

@@ -1,0 +1,56 @@
+"""torch.distributed on the ranks that MPI started."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from deeph_mpi.parallel.world import World
+
+__all__ = ["rank_device", "torch_group"]
+
+
+def rank_device(world: World) -> torch.device:
+    """The GPU of this rank (local rank modulo the GPUs of the node), or the CPU where there is none. Collective."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    from mpi4py import MPI
+
+    node = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
+    index = node.Get_rank() % torch.cuda.device_count()
+    node.Free()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def torch_group(world: World, device: torch.device) -> Iterator[None]:
+    """Initialise torch's process group with the world's ranks (NCCL for GPUs of their own, else gloo). Collective.
+
+    One rank needs no group.
+    """
+    if world.size == 1:
+        yield
+        return
+    one_node = world.local_size == world.size
+    host = world.comm.bcast("127.0.0.1" if one_node else socket.gethostname(), root=0)
+    if one_node:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    own_gpus = device.type == "cuda" and torch.cuda.device_count() >= world.local_size
+    port = None
+    if world.is_root:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+    address = f"tcp://{host}:{world.comm.bcast(port, root=0)}"
+    backend = "nccl" if world.comm.allreduce(own_gpus) == world.size else "gloo"
+    dist.init_process_group(backend, init_method=address, rank=world.rank, world_size=world.size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
