@@ -172,8 +172,8 @@ def _read_csr(path: Path, total: int) -> np.ndarray:
 def _wrap(given: Cp2kInput, overlap: _Elements, atom_of: np.ndarray) -> np.ndarray:
     """(N, 3) fractional positions as CP2K wrapped them.
 
-    Atoms within rounding of a face may be on either side; there the overlaps decide: weighted by |S_ij(R)|², the mean of
-    r_j + R − r_i lies within the cell around r_i.
+    Atoms within rounding of a face may be on either side; there the overlaps decide: weighted by |S_ij(R)|², the mean
+    of r_j + R − r_i lies within the cell around r_i.
     """
     fractional = np.linalg.solve(given.cell.T, given.positions.T).T
     nearest = np.sign(fractional) * np.floor(np.abs(fractional) + 0.5)  # Fortran's ANINT: halves away from zero

@@ -18,7 +18,7 @@ from deeph_mpi.data.ragged import sort_blocks, take_blocks
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["DeephInfo", "DeephSystem", "in_users_order", "read_system", "write_system"]
+__all__ = ["DeephInfo", "DeephSystem", "check_same_pairs", "in_users_order", "read_system", "write_system"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class DeephSystem:
 def read_system(directory: str | os.PathLike[str], *, hamiltonian: bool = True) -> DeephSystem:
     """Read and check a whole directory on this process, in the order of its POSCAR. Not collective.
 
-    H and S come back Hermitian to the bit (see `symmetrize`), with the file's dtype. H and S must hold the same pairs: a
-    block missing from one of them could be a zero or a truncated file, and the reader does not guess. (The converters
+    H and S come back Hermitian to the bit (see `symmetrize`), with the file's dtype. H and S must hold the same pairs:
+    a block missing from one of them could be a zero or a truncated file, and the reader does not guess. (The converters
     complete what codes drop below their print thresholds.)
 
     Args:
@@ -66,21 +66,21 @@ def read_system(directory: str | os.PathLike[str], *, hamiltonian: bool = True) 
 def write_system(
     directory: str | os.PathLike[str],
     system: DeephSystem,
-    dtype: np.dtype | type | None = None,
+    dtype: np.dtype | type | str | None = None,
     *,
     compress: bool = False,
 ) -> None:
     """Write a directory in the DeepH layout; every file appears under its name only when complete. Not collective.
 
-    Atoms are grouped by element as the layout wants; where that moves atoms, info.json keeps the order (`atom_order`) and
-    `in_users_order` restores it.
+    Atoms are grouped by element as the layout wants; where that moves atoms, info.json keeps the order (`atom_order`)
+    and `in_users_order` restores it.
 
     Args:
         directory: made when absent.
         system: H and S index the atoms of its structure.
         dtype: of the entries, float32 or float64 (complex128 for a spinful H in either case); as they are by default.
-        compress: gzip with byte shuffle, blocks ordered by bond length: like magnitudes lie together, and the files are a
-            third smaller.
+        compress: gzip with byte shuffle, blocks ordered by bond length: like magnitudes lie together, and the files are
+            a third smaller.
 
     Raises:
         DataError: an element without orbitals, or blocks whose size contradicts the orbital map.

@@ -12,7 +12,7 @@ __all__ = ["average_pairs", "check_sorted", "image_reach", "name_pair", "symmetr
 
 
 def tolerance(dtype: np.dtype, largest: float) -> float:
-    """Allowed |H − H†|: 1e-5 (eV, or 1 for S; codes print their matrices down to a threshold) plus 16 roundings of `dtype`."""
+    """Allowed |H − H†|: 1e-5 (eV, or 1 for S; codes print down to a threshold) plus 16 roundings of `dtype`."""
     return 1e-5 + 16 * float(np.finfo(dtype).eps) * largest
 
 
@@ -86,7 +86,7 @@ def average_pairs(blocks: BlockSet, chosen: np.ndarray, conjugate: np.ndarray, l
     """Replace chosen blocks by the mean of themselves and `conjugate` (n, r, c), their partners' conjugate transposes.
 
     Returns:
-        (n, r, c): the mean, for the partner's side. Addition commutes in floating point, so both sides agree to the bit.
+        (n, r, c): the mean, for the partner's side. Floating-point addition commutes, so both sides agree to the bit.
 
     Raises:
         DataError: when a block and its partner differ by more than `limit`.

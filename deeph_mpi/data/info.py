@@ -88,7 +88,7 @@ def read_info(directory: str | os.PathLike[str], numbers: np.ndarray | None = No
 
 
 def write_info(directory: str | os.PathLike[str], info: DeephInfo, numbers: np.ndarray) -> None:
-    """Write `info.json` for atoms `numbers` (N,) in file order; under a temporary name, then renamed. Not collective."""
+    """Write `info.json` for atoms `numbers` (N,) in file order, renamed when complete. Not collective."""
     content: dict[str, Any] = {
         "atoms_quantity": len(numbers),
         "orbits_quantity": int(info.orbital_map.orbitals(numbers).sum()),

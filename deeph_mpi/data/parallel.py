@@ -27,7 +27,7 @@ _ENTRIES_IN_FLIGHT = 2**26
 def read_rows(
     world: World, path: str | os.PathLike[str], owner: np.ndarray, orbitals: np.ndarray, spinful: bool = False
 ) -> BlockSet:
-    """Read `overlap.h5` or `hamiltonian.h5`, every rank ending with the blocks (R, i, j) of the atoms i it owns. Collective.
+    """Read `overlap.h5` or `hamiltonian.h5`; every rank ends with the blocks (R, i, j) of its atoms i. Collective.
 
     Each rank reads a contiguous slice of the tables in bounded pieces, checks it, and sends every block to the owner of
     atom i. Then every block is compared with its Hermitian partner (−R, j, i) at the owner of j, and both become
@@ -209,7 +209,7 @@ def _each_shape(
     sizes: np.ndarray,
     change: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """Write `change` of the chosen blocks, (n, r, c) at a time, into the blocks of `result` in the order of `chosen`."""
+    """Write `change` of the chosen blocks, (n, r, c) at a time, into the blocks of `result`, in that order."""
     for (rows, columns), members in by_shape(blocks.pairs[chosen], sizes):
         flat = np.arange(rows * columns)
         own = blocks.entries[blocks.offsets[chosen[members], None] + flat].reshape(-1, rows, columns)

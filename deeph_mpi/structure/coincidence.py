@@ -41,8 +41,8 @@ def coincidence(vectors: np.ndarray, m: int, r: int) -> Coincidence:
     """The smallest common cell of a lattice and its copy rotated by the angle that (m, r) names.
 
     With equal vectors at any angle (hexagonal, square, rhombic) the copy's m·a₂ + (m + r)·a₁ is turned onto
-    m·a₁ + (m + r)·a₂; for the hexagonal lattice this is cos θ = (3m² + 3mr + r²/2)/(3m² + 3mr + r²) of Lopes dos Santos,
-    Peres and Castro Neto, Phys. Rev. B 86, 155449 (2012), and for the square one the Pythagorean rotations. With
+    m·a₁ + (m + r)·a₂; for the hexagonal lattice this is cos θ = (3m² + 3mr + r²/2)/(3m² + 3mr + r²) of Lopes dos
+    Santos, Peres and Castro Neto, Phys. Rev. B 86, 155449 (2012), and for the square one the Pythagorean rotations. With
     orthogonal vectors of unlike lengths m·a₁ − r·a₂ is turned onto m·a₁ + r·a₂.
 
     Args:
@@ -51,7 +51,7 @@ def coincidence(vectors: np.ndarray, m: int, r: int) -> Coincidence:
         r: positive.
 
     Raises:
-        StructureError: bad m or r; a lattice without mirror lines, or with an irrational metric: its copies never coincide.
+        StructureError: bad m or r; a lattice without mirror lines or with an irrational metric: its copies never coincide.
     """
     if m < 1 or r < 1 or math.gcd(m, r) != 1:
         raise StructureError(f"m = {m} and r = {r} must be positive and without a common divisor")
@@ -75,7 +75,7 @@ def coincidence(vectors: np.ndarray, m: int, r: int) -> Coincidence:
 
 
 def _symmetric_basis(vectors: np.ndarray) -> tuple[np.ndarray, Matrix]:
-    """The shortest right-handed basis, (2, 2) int64, of equal vectors at an angle up to 90°, or else of orthogonal ones.
+    """The shortest right-handed basis, (2, 2) int64, of equal vectors at up to 90°, or else of orthogonal ones.
 
     Returns it with its idealized metric, |a₁|² = 1.
     """
@@ -119,8 +119,8 @@ def _rational(value: float) -> Fraction:
     fraction = Fraction(float(value)).limit_denominator(_DENOMINATOR)
     if abs(float(fraction) - value) > _TOLERANCE:
         raise StructureError(
-            f"the ratio {value:.6f} in the metric of the lattice is not a fraction with a small denominator, so its rotated "
-            "copies do not coincide with it; strain the lattice a little"
+            f"the ratio {value:.6f} in the metric of the lattice is not a fraction with a small denominator, so its "
+            "rotated copies do not coincide with it; strain the lattice a little"
         )
     return fraction
 

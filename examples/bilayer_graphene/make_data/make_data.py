@@ -104,7 +104,9 @@ def write_input(path: Path, structure: Structure, kgrid: tuple[int, int, int]) -
         for symbol in sorted(set(symbols))
     )
     rows = [f"   {name} {x:.12f} {y:.12f} {z:.12f}" for name, (x, y, z) in zip("ABC", structure.cell, strict=True)]
-    atoms = [f"   {name} {x:.12f} {y:.12f} {z:.12f}" for name, (x, y, z) in zip(symbols, structure.positions, strict=True)]
+    atoms = [
+        f"   {name} {x:.12f} {y:.12f} {z:.12f}" for name, (x, y, z) in zip(symbols, structure.positions, strict=True)
+    ]
     template = (Path(__file__).parent / "template.inp").read_text()
     path.write_text(
         template.format(
@@ -171,7 +173,9 @@ def main() -> None:
     parser.add_argument("system", choices=RECIPES)
     parser.add_argument("--count", type=int, default=1, help="how many structures (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the random structures (default 0)")
-    parser.add_argument("--cp2k", default="cp2k.psmp", help="command that runs CP2K, with its launcher (default cp2k.psmp)")
+    parser.add_argument(
+        "--cp2k", default="cp2k.psmp", help="command that runs CP2K, with its launcher (default cp2k.psmp)"
+    )
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder for the results (default data)")
     parser.add_argument("--keep", action="store_true", help="keep CP2K's own files")
     arguments = parser.parse_args()

@@ -66,7 +66,9 @@ def main() -> None:
     write_system(arguments.target, small, compress=True)
     if (arguments.source / "reference.json").is_file():
         shutil.copyfile(arguments.source / "reference.json", arguments.target / "reference.json")
-    before, after = (sum(file.stat().st_size for file in folder.iterdir()) for folder in (arguments.source, arguments.target))
+    before, after = (
+        sum(file.stat().st_size for file in folder.iterdir()) for folder in (arguments.source, arguments.target)
+    )
     print(f"{arguments.target}: {before / 1e6:.2f} MB → {after / 1e6:.2f} MB")
     for k in KPOINTS:
         (exact, _), (now, smallest) = levels(full, k), levels(read_system(arguments.target), k)
