@@ -15,7 +15,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 record=$venv/deeph-mpi-setup
 torch="torch==2.13.0"   # a range would take several GB of CUDA packages
-download="about 300 MB to download and 1.2 GB on disk"
+download="about 300 MB to download and 1.3 GB on disk"
 debian_packages=(
     python3-petsc4py-real python3-slepc4py-real python3-petsc4py-complex python3-slepc4py-complex
     python3-mpi4py openmpi-bin libopenblas0 python3-venv

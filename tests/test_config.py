@@ -1,0 +1,181 @@
+"""The configuration: what a good file means, and that every mistake gets one line that names key and remedy."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from deeph_mpi.config import InferConfig, SolveConfig, TrainConfig, load
+from deeph_mpi.configfile import reference, section_types
+from deeph_mpi.errors import ConfigError
+
+GOOD = """
+[structure]
+file = "cell.vasp"
+[model]
+checkpoint = "net.pt"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "cell.vasp").touch()
+    (tmp_path / "net.pt").touch()
+    (tmp_path / "infer.toml").write_text(GOOD)
+    for name in ("000", "001", "002", "010"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "train.toml").write_text('[data]\ndirectory = "data"\ntrain = "000-001"\n')
+    return tmp_path
+
+
+def complaint(folder: Path, *overrides: str, text: str | None = None) -> str:
+    """The message about a configuration that must be refused."""
+    if text is not None:
+        (folder / "infer.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(folder / "infer.toml", InferConfig, overrides)
+    return str(caught.value)
+
+
+def test_defaults(folder: Path) -> None:
+    config = load(folder / "infer.toml", InferConfig)
+    assert config.solve.kpoints == [[0.0, 0.0, 0.0]]
+    assert (config.solve.target, config.solve.states, config.solve.window) == ("fermi", 40, None)
+    assert (config.solve.temperature_K, config.solve.charge) == (300.0, 0.0)
+    assert (config.model.dtype, config.model.overlap, config.output.hamiltonian) == ("float32", None, "none")
+
+
+def test_paths_count_from_the_file_and_not_from_where_one_stands(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    config = load(folder / "infer.toml", InferConfig)
+    assert config.structure.file == folder / "cell.vasp"
+    assert config.output.directory == folder / "out"
+    with_output = load(folder / "infer.toml", InferConfig, ["output.plot=false", "output.directory=../x"])
+    assert with_output.output.directory == folder.parent / "x"
+
+
+def test_overrides_are_toml_values_and_bare_words_strings(folder: Path) -> None:
+    config = load(
+        folder / "infer.toml",
+        InferConfig,
+        ["solve.mesh=[4, 4, 1]", "model.dtype=float64", "solve.target=-0.5", "solve.eigenvectors=true"],
+    )
+    assert config.solve.mesh == [4, 4, 1]
+    assert config.model.dtype == "float64"
+    assert config.solve.target == -0.5
+    assert config.solve.eigenvectors is True
+
+
+def test_an_override_takes_the_place_of_its_alternatives(folder: Path) -> None:
+    (folder / "infer.toml").write_text(GOOD + "[solve]\nstates = 8\nkpoints = [[0.5, 0, 0]]\n")
+    config = load(folder / "infer.toml", InferConfig, ["solve.window=[-1, 1]", "solve.mesh=[2, 2, 1]"])
+    assert (config.solve.states, config.solve.window) == (None, [-1.0, 1.0])
+    assert (config.solve.kpoints, config.solve.mesh) == (None, [2, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("solve.statse=4", "unknown key solve.statse (did you mean 'states'?)"),
+        ("model.kpath=x", "unknown key model.kpath (did you mean 'solve.kpath'?)"),
+        ("solver.states=4", "unknown section [solver] (did you mean 'solve'?)"),
+        ("solve.states='40'", "solve.states must be an integer, not '40'"),
+        ("solve.states=0", "solve.states must be greater than or equal to 1, not 0"),
+        ("solve.states=true", "solve.states must be an integer, not True"),
+        ("solve.kpoints=[[0, 0]]", "solve.kpoints must be a list of fractional k-points"),
+        ("solve.mesh=[2, 2, 0]", "solve.mesh must be three positive integers"),
+        ("solve.target=fremi", "solve.target must be \"fermi\" or an energy in eV, not 'fremi'"),
+        ("solve.target=nan", 'solve.target must be "fermi" or an energy in eV'),
+        ("solve.window=[1, -1]", "window must be [lower, upper] with lower < upper"),
+        ("solve.temperature_K=0", "solve.temperature_K must be greater than 0, not 0"),
+        ("solve.charge=inf", "solve.charge must be a finite number"),
+        ("solve.enabled=false", 'nothing to do: solve.enabled is false and output.hamiltonian is "none"'),
+        ("model.dtype=float16", "model.dtype must be 'float32' or 'float64', not 'float16'"),
+        ("structure.file=cel.vasp", "cel.vasp (did you mean 'cell.vasp'?)"),
+        ("structure.file=.", "is a directory, not a file"),
+        ("model.checkpoint=3", "model.checkpoint must be a path, not 3"),
+        ("output.directory=net.pt/out", "net.pt is a file, not a directory"),
+        ("output=3", "write --set section.key=value"),
+        ("solve.states", "write --set section.key=value"),
+        ("solve.mesh=[1, 2", "as TOML: Unclosed array"),
+    ],
+)
+def test_each_mistake_has_one_line(folder: Path, override: str, expected: str) -> None:
+    message = complaint(folder, override)
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(folder: Path) -> None:
+    message = complaint(
+        folder, text='[structure]\nfil = "cell.vasp"\n[model]\ncheckpoint = "no.pt"\n[solve]\nstates = 1.5\n'
+    )
+    lines = message.splitlines()
+    assert lines[0].endswith("infer.toml:")
+    assert len(lines) == 5
+    for part in ("structure.file is missing", "structure.fil ", "no such file", "solve.states must be an integer"):
+        assert sum(part in line for line in lines) == 1
+
+
+def test_two_alternatives_in_a_file_are_refused(folder: Path) -> None:
+    message = complaint(folder, text=GOOD + "[solve]\nstates = 8\nwindow = [-1, 1]\n")
+    assert "give one of states, window, not states and window together" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("[solve\n", "is not valid TOML"), ("structure = 3\n", "[structure] must be a table of keys")],
+)
+def test_a_file_that_is_not_a_configuration(folder: Path, text: str, expected: str) -> None:
+    assert expected in complaint(folder, text=text)
+
+
+def test_a_file_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load(folder / "nothing.toml", InferConfig)
+    with pytest.raises(ConfigError, match="is a directory"):
+        load(folder, InferConfig)
+    (folder / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(folder / "binary.toml", InferConfig)
+
+
+def test_ranges_of_structures_keep_their_zeros(folder: Path) -> None:
+    config = load(folder / "train.toml", TrainConfig, ['data.test=["002", "010-010"]'])
+    assert config.data.train == ["000", "001"]
+    assert config.data.test == ["002", "010"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ('data.test="001-002"', "structure '001' is in both train and test"),
+        ('data.validation="005-013"', "005, 006, 007, 008, 009 and 3 more"),
+        ('data.validation="3-2"', "the range '3-2' is empty"),
+        ("data.train=[0, 1]", 'must be a range "000-029" or a list of names'),
+        ("data.train=[]", "data.train"),
+        ('data.train=["000", "000-001"]', "a structure is listed twice"),
+    ],
+)
+def test_splits_that_cannot_be_meant(folder: Path, override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(folder / "train.toml", TrainConfig, [override])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [InferConfig, SolveConfig, TrainConfig])
+def test_the_reference_holds_every_key_with_its_meaning_and_true_default(schema: type) -> None:
+    text = reference(schema)
+    values = tomllib.loads("\n".join(line for line in text.splitlines() if " = …  #" not in line))
+    for section, kind in section_types(schema).items():
+        for name, field in kind.model_fields.items():
+            assert field.description
+            lines = [line for line in text.splitlines() if line.removeprefix("# ").startswith(f"{name} = ")]
+            assert any(field.description in line for line in lines)
+            if not field.is_required() and field.default is not None:
+                assert values[section][name] == field.default
