@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deeph_mpi.basis.sectors import NodeLayout
 from deeph_mpi.basis.wigner import bond_frames, wigner_matrices
 
-__all__ = ["Bonds", "BondGeometry", "envelope", "radial_basis"]
+__all__ = ["BondGeometry", "Bonds", "envelope", "radial_basis"]
 
 
 def envelope(distances: Tensor, radius: float) -> Tensor:

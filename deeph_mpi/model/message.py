@@ -73,7 +73,6 @@ class BondFrame(nn.Module):
     def backward_rotation(self, packed: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
         """Packed features of both directions (2n, dimension) in their outward frames → the lab frame: natural and pseudo
         (n, components, 2 channels), first half for i, second for j."""
-        n = len(bonds)
         results = []
         near, far = (self.unpack(half) for half in packed.tensor_split(2))
         for index, (rotation, signs) in enumerate(

@@ -31,6 +31,8 @@ class ModelFacts:
         energy_reference: what the zero of energy of the predicted H is ("vacuum level", or "fitted per structure").
         shortest: {"z1-z2": Å} shortest distance in the training data for every element pair that occurs there.
         neighbours: {"z": [least, most]} number of neighbours within `r_message` in the training data.
+        margin: Å below `shortest` to which tables still serve; shorter distances are refused.
+        fermi_energy: mean of the training structures' Fermi energies in the zero of energy of H, eV: where a search starts.
         units: of energies and lengths.
         provenance: version, date, training command and errors.
     """
@@ -39,6 +41,8 @@ class ModelFacts:
     energy_reference: str
     shortest: dict[str, float]
     neighbours: dict[str, list[int]]
+    margin: float = 0.0
+    fermi_energy: float | None = None
     units: dict[str, str] = field(default_factory=lambda: {"energy": "eV", "length": "angstrom"})
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -98,6 +102,18 @@ class HamiltonianModel(nn.Module):
             known = ", ".join(self.settings.orbitals.to_symbols())
             raise ModelError(f"the checkpoint does not know the element(s) {names}; it was trained on {known}")
         return torch.tensor(np.searchsorted(self.elements, numbers))
+
+    def electrons(self, numbers: np.ndarray) -> float | None:
+        """Electrons of a neutral cell with atomic numbers (N,); None when the training data did not tell."""
+        known = self.facts.electrons
+        if not known:
+            return None
+        return float(sum(known[z] * np.count_nonzero(numbers == z) for z in np.unique(numbers).tolist()))
+
+    @property
+    def vacuum_level(self) -> float | None:
+        """Vacuum level of the predicted H, eV; None when its zero of energy is another."""
+        return 0.0 if self.facts.energy_reference == "vacuum level" else None
 
     def pair_blocks(self, correction: Tensor, vectors: Tensor, pair_species: Tensor) -> tuple[Tensor, Tensor]:
         """H and S blocks in the lab frame and template order, (n, size, size) float64 each.

@@ -126,7 +126,6 @@ class HamiltonianNetwork(nn.Module):
         Returns:
             (n, dimension of the pair layout).
         """
-        n = len(bonds)
         total, difference = self.pair_frame(*normalized, bonds)
         hidden = self.pair_convolution(total, difference, self.pair_factors(normalized[0][:, 0], bonds))
         hidden = hidden + self.pair_gate(self.pair_hidden(hidden))

@@ -210,4 +210,4 @@ def electrons_per_element(
     if np.abs(counts @ found - total).max() > 1e-3:
         names = ", ".join(chemical_symbols[z] for z in elements)
         raise DataError(f"the electron counts of the training structures do not add up from one number per {names}")
-    return {int(z): float(n) for z, n in zip(elements, found, strict=True)}
+    return {int(z): float(found[row]) for row, z in enumerate(elements)}

@@ -73,7 +73,7 @@ def make_labels(name: str, system: DeephSystem, template: ShellTemplate) -> Labe
         whole = _in_template(blocks.entries, blocks.offsets, pairs, numbers, orbitals, template)
         packed.append(lab_to_packed(whole[chosen], rotation, template))
         own = np.flatnonzero(onsite)
-        flat.append((whole[own[np.argsort(i[own])]].flatten(1) @ flat_basis.T))
+        flat.append(whole[own[np.argsort(i[own])]].flatten(1) @ flat_basis.T)
     labels = Labels(
         name, numbers, torch.tensor(i[chosen]), torch.tensor(j[chosen]), vectors, packed[0], packed[1], flat[0], flat[1]
     )

@@ -20,6 +20,7 @@ from deeph_mpi.model.network import HamiltonianNetwork
 from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.train.batch import baseline_residuals, message_bonds
 from deeph_mpi.train.fit import (
+    MARGIN,
     align_zeros,
     electrons_per_element,
     fit_scales,
@@ -98,6 +99,8 @@ def untrained_model(config: TrainConfig, systems: list[DeephSystem], labels: lis
         energy_reference="vacuum level" if referenced else "fitted per structure",
         shortest=shortest_distances(labels),
         neighbours=neighbour_counts([s.structure for s in systems], net.r_message),
+        margin=MARGIN,
+        fermi_energy=_fermi_energy(systems) if referenced else None,
     )
     torch.manual_seed(config.train.seed)
     model = HamiltonianModel(HamiltonianNetwork(settings), overlap, baseline, facts)
@@ -106,6 +109,16 @@ def untrained_model(config: TrainConfig, systems: list[DeephSystem], labels: lis
     model.network.pair_scale.copy_(pair_scale)
     model.network.onsite_scale.copy_(onsite_scale)
     return model
+
+
+def _fermi_energy(systems: list[DeephSystem]) -> float | None:
+    """Mean Fermi energy below the vacuum level, eV."""
+    found = [
+        system.info.fermi_energy_eV - system.info.vacuum_level_eV
+        for system in systems
+        if system.info.fermi_energy_eV is not None and system.info.vacuum_level_eV is not None
+    ]
+    return float(np.mean(found)) if found else None
 
 
 def _symbols(electrons: dict[str, float], elements: list[int]) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deeph_mpi._version import __version__
+from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.config import TrainConfig, TrainSection
 from deeph_mpi.data.deeph import DeephSystem
 from deeph_mpi.errors import ConfigError, ModelError
@@ -26,7 +27,6 @@ from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.torch_group import rank_device, torch_group
-from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.train.batch import Sample, join, make_sample
 from deeph_mpi.train.errors import ErrorSums, hamiltonian_errors
 from deeph_mpi.train.labels import Labels
@@ -77,8 +77,7 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
         systems, labels = read_labels(data.directory, data.train, template)
         held = read_labels(data.directory, (data.validation + data.test)[world.rank :: world.size], template)
     with stages("fit tables"):
-        model = world.on_root(lambda: to_plain(untrained_model(config, systems, labels)))
-        model = from_plain(model)
+        model = from_plain(world.on_root(lambda: to_plain(untrained_model(config, systems, labels))))
         model.network.to(dtype=getattr(torch, config.train.dtype))
         _log_model(model, config, world)
     with stages("prepare"), world.together():
@@ -149,7 +148,7 @@ class Trainer:
         self.wrapped: nn.Module = self.objective
         if world.size > 1:
             self.wrapped = nn.parallel.DistributedDataParallel(
-                self.objective, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+                self.objective, device_ids=[device] if device.type == "cuda" else None
             )
         self.optimizer = torch.optim.AdamW(
             model.network.parameters(), lr=config.train.learning_rate, betas=(0.9, 0.98), weight_decay=1e-3
