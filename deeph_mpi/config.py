@@ -234,10 +234,14 @@ class TrainSection(Section):
     learning_rate: float = key(4e-3, "peak learning rate (AdamW)", gt=0)
     warmup: int = key(100, "steps of linear warm-up", unit="steps", ge=0)
     clip: float = key(0.1, "largest norm of the gradient", gt=0)
-    average: float = key(0.995, "decay of the running average of the weights, which is what is validated and kept", lt=1)
+    average: float = key(
+        0.995, "decay of the running average of the weights, which is what is validated and kept", lt=1
+    )
     seed: int = key(0, "seed of the weights and of the order of structures", ge=0)
     patience: int = key(100, "epochs without a better validation error before training stops", ge=1)
-    minutes: float | None = key(None, "wall-clock limit; training stops after the epoch that exceeds it", unit="min", gt=0)
+    minutes: float | None = key(
+        None, "wall-clock limit; training stops after the epoch that exceeds it", unit="min", gt=0
+    )
     resume: bool = key(True, "whether an unfinished run in the output directory is continued")
     dtype: Literal["float32", "float64"] = key("float32", "floating-point type of the network")
 
@@ -245,7 +249,9 @@ class TrainSection(Section):
 class TrainOutputSection(Section):
     """Where the checkpoint and the log go."""
 
-    directory: OutputDirectory = key("run", "directory for model.pt (the checkpoint), restart.pt and log.csv", validate_default=True)
+    directory: OutputDirectory = key(
+        "run", "directory for model.pt (the checkpoint), restart.pt and log.csv", validate_default=True
+    )
 
 
 class TrainConfig(Schema):

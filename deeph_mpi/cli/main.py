@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
             if stop.code:
                 _leave_together()
                 raise
-        except DeephError as error:
+        except (DeephError, OSError) as error:  # of the commands that run on one process
             print(f"deeph-mpi: error: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
+            sys.exit(getattr(error, "exit_code", 1))
     for job in jobs:
         execute(job)
 
