@@ -11,7 +11,7 @@ import mpi4py
 import pytest
 
 from deeph_mpi import __version__
-from deeph_mpi.cli.main import COMMANDS
+from deeph_mpi.cli.main import COMMANDS, main
 from tests.mpi import deeph_mpi
 
 # Importing any of these must not be necessary to read the help.
@@ -39,15 +39,14 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_every_command_has_help(name: str) -> None:
-    run = deeph_mpi(1, name, "--help", timeout=60)
-    assert run.returncode == 0, run.stdout
-    assert f"deeph-mpi {name}" in run.stdout
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([name, "--help"])
+    assert f"deeph-mpi {name}" in capsys.readouterr().out
 
 
-def test_version_is_the_installed_one() -> None:
-    run = deeph_mpi(1, "--version", timeout=60)
-    assert run.stdout.split() == ["deeph-mpi", __version__]
+def test_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.split() == ["deeph-mpi", __version__]
 
 
 def test_info_tells_ranks_and_versions_once() -> None:

@@ -3,6 +3,8 @@ number of ranks."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +42,7 @@ CASES = {
     "missing checkpoint": Case(("infer", "infer.toml", "--set", "model.checkpoint=no.pt"), "no such file"),
     "missing matrices": Case(("solve", "solve.toml"), "no such directory"),
     "missing dataset": Case(("train", "train.toml"), "no such directory"),
-    "missing plot input": Case(("plot", "no-results.h5"), "no-results.h5"),
+    "missing plot input": Case(("plot", "no-results.h5"), "no-results.h5", code=1),
 }
 
 
@@ -55,14 +57,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def plain(arguments: tuple[str, ...], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line without mpirun."""
+    return subprocess.run(
+        [sys.executable, "-m", "deeph_mpi", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("name", list(CASES))
 def test_one_message_and_a_nonzero_exit(folder: Path, name: str, ranks: int) -> None:
     case = CASES[name]
     start = time.perf_counter()
-    run = deeph_mpi(ranks, *case.arguments, timeout=60, cwd=folder)
+    run = deeph_mpi(ranks, *case.arguments, timeout=60, cwd=folder) if ranks > 1 else plain(case.arguments, folder)
     assert time.perf_counter() - start < 30  # about 1 s on an idle machine
-    assert run.returncode != 0, run.stdout
+    assert run.returncode == case.code, run.stdout
     assert run.stdout.count(case.expected) == 1, run.stdout
     assert "Traceback" not in run.stdout
     assert run.stdout.count("deeph-mpi: error") + run.stdout.count("─ Error ─") == 1, run.stdout
