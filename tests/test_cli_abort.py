@@ -23,7 +23,8 @@ def job(world):
     what, where = sys.argv[1], int(sys.argv[2])
     world.comm.barrier()
     if what == "sleep":
-        print("started", flush=True)
+        if world.is_root:
+            print("started", flush=True)
         time.sleep(100)
     if what == "together":
         with world.together():
