@@ -159,12 +159,14 @@ def _write_readable(run: RunRecord, record: SpectrumRecord, output: OutputSectio
     log.info("written: %s", ", ".join(p.name for p in [output.directory / "results.h5", *pictures]))
 
 
-def _kpoints(solve: SolveSection, cell: np.ndarray, spinful: bool) -> tuple[KPath | None, np.ndarray, np.ndarray | None]:
+def _kpoints(
+    solve: SolveSection, cell: np.ndarray, spinful: bool
+) -> tuple[KPath | None, np.ndarray, np.ndarray | None]:
     if solve.kpath is not None:
         path = read_kpath(solve.kpath, cell)
         return path, path.kpoints, None
     if solve.mesh is not None:
-        # With spin-orbit coupling −k has the same energies too, unless the crystal is magnetic, which is not known here.
+        # Spinors have E(−k) = E(k) only without magnetism, which is not known here.
         kpoints, weights = mesh_points(solve.mesh, time_reversal=not spinful)
         return None, kpoints, weights
     return None, np.array(solve.kpoints, dtype=np.float64), None

@@ -41,7 +41,7 @@ class Eigenpairs:
         return Eigenpairs(self.energies[chosen], self.vectors[:, chosen], self.residuals[chosen])
 
     def extended(self, pencil: Pencil, candidates: np.ndarray, tolerance: float) -> Eigenpairs:
-        """Add approximate eigenvectors: what is new in them, by complex S-orthogonalization and Rayleigh-Ritz. Collective.
+        """Add what is new in approximate eigenvectors, by S-orthogonalization and Rayleigh-Ritz. Collective.
 
         Copies, and partners i·x of the doubled real form, add nothing. Pairs whose true residual exceeds `tolerance`
         (eV) are dropped.
@@ -51,12 +51,14 @@ class Eigenpairs:
             candidates: (local_dimension, q).
             tolerance: in eV.
         """
-        old = self.vectors
-        scale = _total(pencil, (candidates.conj() * pencil.multiply(pencil.s, candidates)).real.sum(axis=0))
-        new = candidates / np.sqrt(np.maximum(scale, 1e-300))
+        old, s_old = self.vectors, pencil.multiply(pencil.s, self.vectors)
+        new, s_new = candidates, pencil.multiply(pencil.s, candidates)
+        scale = np.sqrt(np.maximum(_total(pencil, (new.conj() * s_new).real.sum(axis=0)), 1e-300))
+        new, s_new = new / scale, s_new / scale
         for _ in range(2):  # twice is enough
-            new = new - old @ _total(pencil, old.conj().T @ pencil.multiply(pencil.s, new))
-        metric, rotation = _eigh(pencil, _total(pencil, new.conj().T @ pencil.multiply(pencil.s, new)))
+            overlap = _total(pencil, old.conj().T @ s_new)
+            new, s_new = new - old @ overlap, s_new - s_old @ overlap
+        metric, rotation = _eigh(pencil, _total(pencil, new.conj().T @ s_new))
         independent = metric > _INDEPENDENT**2
         if not independent.any():
             return self

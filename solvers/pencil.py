@@ -84,7 +84,9 @@ class Pencil:
         return result
 
     def require_hermitian(self, tolerance: float = 1e-9) -> None:
-        """Check with a random vector that H and S equal their adjoints; a factorization reads one triangle only. Collective.
+        """Check with a random vector that H and S equal their adjoints. Collective.
+
+        A factorization reads one triangle only: with the other different, factor and operator would disagree.
 
         Raises:
             SolverError: when ‖(A − Aᴴ) v‖∞ exceeds `tolerance` · ‖A v‖∞.

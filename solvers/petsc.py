@@ -63,4 +63,3 @@ def index_limit() -> int:
     """Largest index or non-zero count that PETSc's integers hold."""
     petsc, _ = load()
     return int(np.iinfo(petsc.IntType).max)
-

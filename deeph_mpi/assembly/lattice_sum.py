@@ -95,7 +95,7 @@ class LatticeSum:
             self.shapes.append(_Shape(blocks, onsite, indptr, image[chosen], entries, int(height), int(width)))
 
     def phases(self, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """cos and sin of 2π k·R for every image; exactly even and odd in R. At time-reversal invariant k exactly ±1 and 0."""
+        """cos and sin of 2π k·R for every image: exactly even and odd in R; ±1 and 0 at time-reversal invariant k."""
         cos, sin = np.ones(len(self.images)), np.zeros(len(self.images))
         if is_time_reversal_invariant(k):
             twice = np.round(2 * np.asarray(k)).astype(np.int64)

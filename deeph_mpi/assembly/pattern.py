@@ -29,7 +29,9 @@ class BlockPattern:
     stride: np.ndarray
 
     @classmethod
-    def build(cls, row_atom: np.ndarray, atom_rows: np.ndarray, columns: np.ndarray, widths: np.ndarray) -> BlockPattern:
+    def build(
+        cls, row_atom: np.ndarray, atom_rows: np.ndarray, columns: np.ndarray, widths: np.ndarray
+    ) -> BlockPattern:
         """Lay out blocks sorted by (row_atom, columns).
 
         Args:

@@ -30,7 +30,7 @@ class PencilAssembler:
     """
 
     def __init__(self, world: World, rows: RowMap, h: BlockSet, s: BlockSet, *, spinful: bool = False) -> None:
-        """Sort the blocks and lay out the rank-local pattern, the union of those of H and S and the diagonal. Collective.
+        """Sort the blocks and number those of the common pattern, the union of H, S and the diagonal. Collective.
 
         Args:
             world: the ranks; `world.size` is that of the partition.
@@ -56,8 +56,8 @@ class PencilAssembler:
     def pencil(self, k: np.ndarray) -> Pencil:
         """The pencil at k (3,) fractional. Collective; the caller destroys it.
 
-        At time-reversal invariant k (2k a reciprocal lattice vector) without spinors the matrices are real, of dimension
-        n. Elsewhere they take the doubled real form of dimension 2n, or are complex where PETSc's scalars are.
+        At time-reversal invariant k (2k a reciprocal lattice vector) without spinors the matrices are real, of
+        dimension n. Elsewhere they take the doubled real form of dimension 2n, or are complex in complex builds of PETSc.
 
         Raises:
             SolverError: when dimension or non-zeros exceed PETSc's integers.
@@ -101,7 +101,7 @@ class PencilAssembler:
                 raise DataError(f"the {name} lacks {len(self._atoms) - found} onsite blocks (R = 0, i, i)")
 
     def _number(self, h: BlockSet, s: BlockSet) -> list[np.ndarray]:
-        """Number the blocks (i, j) of the union pattern; sets `_blocks` (m, 2): local row atom, place of the column atom."""
+        """Number the blocks (i, j) of the union; sets `_blocks` (m, 2): local row atom, place of the column atom."""
         atoms = len(self.rows.sizes)
         local = np.full(atoms, -1, dtype=np.int64)
         local[self._atoms] = np.arange(len(self._atoms))
@@ -128,9 +128,9 @@ class PencilAssembler:
         local = int((sizes[self._atoms[self._row_atom]] * sizes[self._column_atom]).sum())
         if self.rows.dimension * factor > limit or local > limit:
             raise SolverError(
-                f"a matrix of dimension {self.rows.dimension * factor} with {local} non-zeros on rank {self.world.rank} "
-                f"exceeds PETSc's {limit.bit_length() + 1}-bit integers: use more ranks, or a PETSc built with "
-                "--with-64-bit-indices"
+                f"a matrix of dimension {self.rows.dimension * factor} with {local} non-zeros on rank "
+                f"{self.world.rank} exceeds PETSc's {limit.bit_length() + 1}-bit integers: use more ranks, "
+                "or a PETSc built with --with-64-bit-indices"
             )
 
     def _matrix(self, lattice_sum: LatticeSum, pattern: BlockPattern, k: np.ndarray, real: bool, factor: int) -> Any:

@@ -14,7 +14,7 @@ __all__ = ["RowMap"]
 
 @dataclass(frozen=True)
 class RowMap:
-    """Matrix rows in the distributed order: atoms sorted by (owner, global index), so that every rank owns a contiguous range.
+    """Matrix rows in the distributed order: atoms sorted by (owner, global index), so each rank's rows are contiguous.
 
     Attributes:
         partition: owner of every atom.

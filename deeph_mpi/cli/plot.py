@@ -12,7 +12,9 @@ __all__ = ["plot"]
 
 def plot(
     results: Annotated[Path, typer.Argument(help="results.h5, or the directory that holds it")],
-    output: Annotated[Path | None, typer.Option(help="directory for the pictures; by default beside the results")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="directory for the pictures; by default beside the results")
+    ] = None,
     window: Annotated[tuple[float, float] | None, typer.Option(help="energies shown, in eV relative to E_F")] = None,
 ) -> None:
     """Draw bands, density of states or levels from a results.h5 (PNG and PDF)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,7 @@ def _segments(distances: np.ndarray) -> list[slice]:
     """Stretches of a path between jumps, where the distance does not grow."""
     jumps = np.flatnonzero(np.diff(distances) <= 0) + 1
     bounds = [0, *jumps.tolist(), len(distances)]
-    return [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 def _density(axes: Axes, run: RunRecord, spectrum: SpectrumRecord, zero: float) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -34,8 +35,8 @@ def write_results(
 ) -> None:
     """Write results.h5 from rank 0. Collective.
 
-    Eigenvectors are stored as `spectrum/eigenvectors` (nk, n, orbitals), zero-padded, S-orthonormal, orbitals in the atom
-    order of the structure; they reach rank 0 some states at a time.
+    Eigenvectors are stored as `spectrum/eigenvectors` (nk, n, orbitals), zero-padded, S-orthonormal, orbitals in the
+    atom order of the structure; they reach rank 0 some states at a time.
 
     Args:
         world: the ranks.
@@ -65,8 +66,8 @@ def read_results(path: Path) -> tuple[RunRecord, SpectrumRecord]:
     try:
         with h5py.File(path, "r") as file:
             group = file["spectrum"]
-            tables = {name: group[_dataset(name)][:] for name in _TABLES}
-            levels = {name: float(group.attrs[key]) for name, key in _LEVELS.items()}
+            tables: dict[str, Any] = {name: group[_dataset(name)][:] for name in _TABLES}
+            levels: dict[str, Any] = {name: float(group.attrs[key]) for name, key in _LEVELS.items()}
             path_of = group.get("path")
             spectrum = SpectrumRecord(
                 **tables,
@@ -89,7 +90,17 @@ def _dataset(name: str) -> str:
 def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
-        for name in ("version", "config", "ranks", "formula", "atoms", "orbitals", "nonzeros", "electrons", "degeneracy"):
+        for name in (
+            "version",
+            "config",
+            "ranks",
+            "formula",
+            "atoms",
+            "orbitals",
+            "nonzeros",
+            "electrons",
+            "degeneracy",
+        ):
             file.attrs[name] = getattr(run, name)
         file.attrs["stages"] = json.dumps([row.name for row in run.stages])
         for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum"):
@@ -116,8 +127,10 @@ def _read_run(file: h5py.File) -> RunRecord:
         StageRow(name, float(longest), float(mean), int(memory), int(total))
         for name, longest, mean, memory, total in zip(json.loads(file.attrs["stages"]), *columns, strict=True)
     ]
-    counts = {name: int(file.attrs[name]) for name in ("ranks", "atoms", "orbitals", "nonzeros", "degeneracy")}
-    texts = {name: str(file.attrs[name]) for name in ("version", "config", "formula")}
+    counts: dict[str, Any] = {
+        name: int(file.attrs[name]) for name in ("ranks", "atoms", "orbitals", "nonzeros", "degeneracy")
+    }
+    texts: dict[str, Any] = {name: str(file.attrs[name]) for name in ("version", "config", "formula")}
     return RunRecord(**texts, **counts, electrons=float(file.attrs["electrons"]), stages=stages)
 
 

@@ -36,8 +36,9 @@ def _levels(spectrum: SpectrumRecord) -> list[str]:
     gap = f"gap {spectrum.gap:.4f} eV" if spectrum.gap > 0 else "no gap"
     return [
         f"E_F {spectrum.fermi:.6f} eV, {gap}",
-        f"HOMO {spectrum.homo:.6f} eV, LUMO {spectrum.lumo:.6f} eV" if spectrum.gap > 0 else
-        f"nearest below {spectrum.homo:.6f} eV, above {spectrum.lumo:.6f} eV",
+        f"HOMO {spectrum.homo:.6f} eV, LUMO {spectrum.lumo:.6f} eV"
+        if spectrum.gap > 0
+        else f"nearest below {spectrum.homo:.6f} eV, above {spectrum.lumo:.6f} eV",
     ]
 
 

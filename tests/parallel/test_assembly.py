@@ -1,0 +1,167 @@
+"""H(k) and S(k) assembled by any number of ranks against plain loops over the blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from deeph_mpi.assembly.pencil import PencilAssembler
+from deeph_mpi.assembly.rows import RowMap
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.domain.partition import Partition
+from deeph_mpi.errors import DataError, DeephError
+from deeph_mpi.parallel import World
+from deeph_mpi.solvers.pencil import Pencil
+from tests.systems import ORBITALS, random_system
+
+KPOINTS = [(0.0, 0.0, 0.0), (0.5, 0.0, 0.5), (0.21, -0.13, 0.37), (1 / 3, 1 / 3, 0.0)]
+
+
+def owners(world: World, atoms: int, layout: str) -> Partition:
+    """Rows dealt to ranks at random, or all to the last rank, the others empty."""
+    owner = (
+        np.full(atoms, world.size - 1) if layout == "last" else np.random.default_rng(5).integers(0, world.size, atoms)
+    )
+    return Partition(owner.astype(np.int32), world.size)
+
+
+def part(blocks: BlockSet, sizes: np.ndarray, mine: np.ndarray) -> BlockSet:
+    """Blocks (R, i, j) with i among `mine`, in a shuffled order."""
+    chosen = np.flatnonzero(np.isin(blocks.pairs[:, 3], mine))
+    np.random.default_rng(1).shuffle(chosen)
+    result = BlockSet.allocate(blocks.pairs[chosen], sizes, blocks.entries.dtype)
+    for n, index in enumerate(chosen):
+        result.block(n, sizes)[:] = blocks.block(int(index), sizes)
+    return result
+
+
+def bloch(blocks: BlockSet, sizes: np.ndarray, k: tuple[float, ...]) -> np.ndarray:
+    """Σ_R e^{2πi k·R} A(R) in atom order, one block at a time."""
+    first = np.concatenate([[0], np.cumsum(sizes)])
+    matrix = np.zeros((first[-1], first[-1]), dtype=complex)
+    for n, (r1, r2, r3, i, j) in enumerate(blocks.pairs):
+        phase = np.exp(2j * np.pi * (k[0] * r1 + k[1] * r2 + k[2] * r3))
+        matrix[first[i] : first[i + 1], first[j] : first[j + 1]] += phase * blocks.block(n, sizes)
+    return matrix
+
+
+def dense(world: World, pencil: Pencil, matrix: object, rows: RowMap) -> np.ndarray:
+    """All rows of a distributed matrix, undone from the doubled form, in atom order."""
+    low, high = matrix.getOwnershipRange()
+    indptr, indices, data = matrix.getValuesCSR()
+    local = scipy.sparse.csr_matrix((data, indices, indptr), shape=(high - low, matrix.getSize()[0])).toarray()
+    whole = np.concatenate(world.comm.allgather(local))
+    assert np.array_equal(whole, whole.T), "not symmetric to the bit"
+    if pencil.multiplicity == 2:
+        re, im = (
+            np.concatenate(world.comm.allgather(part + low)) for part in (pencil.real_part, pencil.imaginary_part)
+        )
+        assert np.array_equal(whole[np.ix_(re, re)], whole[np.ix_(im, im)])
+        assert np.array_equal(whole[np.ix_(re, im)], -whole[np.ix_(im, re)])
+        whole = whole[np.ix_(re, re)] + 1j * whole[np.ix_(im, re)]
+    to_atoms = np.concatenate([rows.atom_order(rank) for rank in range(world.size)])
+    result = np.empty_like(whole)
+    result[np.ix_(to_atoms, to_atoms)] = whole
+    return result
+
+
+@pytest.mark.parametrize("layout", ["random", "last"])
+@pytest.mark.parametrize("spinful", [False, True])
+def test_pencil_is_the_bloch_sum(world: World, spinful: bool, layout: str) -> None:
+    system = random_system(3, spinful=spinful)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    sizes = orbitals * (2 if spinful else 1)
+    partition = owners(world, len(orbitals), layout)
+    rows = RowMap(partition, sizes)
+    mine = partition.atoms(world.rank)
+    h, s = part(system.hamiltonian, sizes, mine), part(system.overlap, orbitals, mine)
+    assembler = PencilAssembler(world, rows, h, s, spinful=spinful)
+    up_and_down = np.concatenate([np.concatenate([np.tile(np.arange(n), 2) for n in orbitals])])
+    for k in KPOINTS:
+        pencil = assembler.pencil(np.array(k))
+        assert pencil.multiplicity == (2 if spinful or k in KPOINTS[2:] else 1)
+        expected = bloch(system.hamiltonian, sizes, k)
+        np.testing.assert_allclose(dense(world, pencil, pencil.h, rows), expected, atol=1e-12)
+        overlap = bloch(system.overlap, orbitals, k)
+        if spinful:  # S times the unit matrix of spin, spin outside the orbitals of an atom
+            atom = np.repeat(np.arange(len(sizes)), sizes)
+            spin = np.concatenate([np.repeat([0, 1], n) for n in orbitals])
+            scalar = (np.cumsum(orbitals) - orbitals)[atom] + up_and_down
+            overlap = overlap[np.ix_(scalar, scalar)] * (spin[:, None] == spin)
+        np.testing.assert_allclose(dense(world, pencil, pencil.s, rows), overlap, atol=1e-12)
+        pencil.require_hermitian()
+        pencil.destroy()
+
+
+def test_different_lists_of_pairs_share_one_pattern(world: World) -> None:
+    system = random_system(4)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    partition = owners(world, len(orbitals), "random")
+    rows = RowMap(partition, orbitals)
+    mine = partition.atoms(world.rank)
+    short = system.overlap.pairs
+    near = np.flatnonzero((np.abs(short[:, :3]).sum(axis=1) == 0))
+    onsite_and_home = BlockSet.allocate(short[near], orbitals, np.float64)
+    for n, index in enumerate(near):
+        onsite_and_home.block(n, orbitals)[:] = system.overlap.block(int(index), orbitals)
+    assembler = PencilAssembler(
+        world, rows, part(system.hamiltonian, orbitals, mine), part(onsite_and_home, orbitals, mine)
+    )
+    pencil = assembler.pencil(np.array(KPOINTS[2]))
+    np.testing.assert_allclose(
+        dense(world, pencil, pencil.h, rows), bloch(system.hamiltonian, orbitals, KPOINTS[2]), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        dense(world, pencil, pencil.s, rows), bloch(onsite_and_home, orbitals, KPOINTS[2]), atol=1e-12
+    )
+    pencil.destroy()
+
+
+def test_bad_blocks_are_refused_by_all_ranks(world: World) -> None:
+    system = random_system(5)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    partition = owners(world, len(orbitals), "random")
+    rows = RowMap(partition, orbitals)
+    mine = partition.atoms(world.rank)
+
+    def refused(h: BlockSet, s: BlockSet, message: str) -> None:
+        with pytest.raises(DataError, match=message) as caught:
+            PencilAssembler(world, rows, h, s)
+        assert caught.value.everywhere
+
+    good_h, good_s = part(system.hamiltonian, orbitals, mine), part(system.overlap, orbitals, mine)
+    owner_of_first = int(partition.owner[0])
+    twice = good_h
+    if world.rank == owner_of_first:
+        pairs = np.concatenate([good_h.pairs, good_h.pairs[:1]])
+        twice = BlockSet.allocate(pairs, orbitals, np.float64)
+    refused(twice, good_s, "given twice")
+    onsite = (good_s.pairs[:, 3] == 0) & (good_s.pairs[:, 4] == 0) & ~good_s.pairs[:, :3].any(axis=1)
+    refused(good_h, BlockSet.allocate(good_s.pairs[~onsite], orbitals, np.float64), "lacks 1 onsite block")
+    wrong = BlockSet(good_h.pairs, good_h.offsets[: len(good_h) + 1] * 2, np.zeros(2 * len(good_h.entries)))
+    refused(wrong, good_s, "orbital map does not fit")
+    if world.size > 1 and len(np.unique(partition.owner)) > 1:
+        everything = part(system.hamiltonian, orbitals, np.arange(len(orbitals)))
+        refused(everything, good_s, "does not own")
+
+
+def test_asymmetric_matrix_is_refused(world: World) -> None:
+    system = random_system(6, noise=1e-3)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    partition = owners(world, len(orbitals), "random")
+    mine = partition.atoms(world.rank)
+    assembler = PencilAssembler(
+        world,
+        RowMap(partition, orbitals),
+        part(system.hamiltonian, orbitals, mine),
+        part(system.overlap, orbitals, mine),
+    )
+    pencil = assembler.pencil(np.array(KPOINTS[2]))
+    with pytest.raises(DeephError, match="Hamiltonian is not Hermitian"):
+        pencil.require_hermitian()
+    pencil.destroy()
