@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
@@ -22,7 +24,10 @@ def random_system(seed: int, *, spinful: bool = False, noise: float = 0.0, dtype
     numbers = np.array([6, 7, 5, 6, 7, 7, 5], dtype=np.int64)
     corners = np.array([[x, y, z] for x in (0.0, 2.0) for y in (0.0, 2.0) for z in (0.0, 2.0)])[:7]
     structure = Structure(
-        numbers, corners + rng.uniform(-0.2, 0.2, (7, 3)), 4.5 * np.eye(3) + rng.uniform(0, 0.3, (3, 3)), np.ones(3, bool)
+        numbers,
+        corners + rng.uniform(-0.2, 0.2, (7, 3)),
+        4.5 * np.eye(3) + rng.uniform(0, 0.3, (3, 3)),
+        np.ones(3, bool),
     )
     orbitals = ORBITALS.orbitals(numbers)
     images = np.array([[a, b, c] for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-2, 0, 2)])
@@ -54,3 +59,15 @@ def random_system(seed: int, *, spinful: bool = False, noise: float = 0.0, dtype
         overlap=blocks(orbitals, dtype, 0.0),
         hamiltonian=blocks(orbitals * (2 if spinful else 1), np.complex128 if spinful else dtype, noise),
     )
+
+
+def bloch(system: DeephSystem, which: str, k: Sequence[float]) -> np.ndarray:
+    """Dense Σ_R exp(2πi k·R) A(R) of "overlap" or "hamiltonian", block by block."""
+    blocks: BlockSet = getattr(system, which)
+    orbitals = system.info.orbital_map.orbitals(system.structure.numbers)
+    first = np.concatenate([[0], np.cumsum(orbitals)])
+    matrix = np.zeros((first[-1], first[-1]), dtype=complex)
+    for index, (*image, i, j) in enumerate(blocks.pairs):
+        phase = np.exp(2j * np.pi * np.dot(k, image))
+        matrix[first[i] : first[i + 1], first[j] : first[j + 1]] += phase * blocks.block(index, orbitals)
+    return matrix

@@ -94,6 +94,7 @@ def read_cp2k(
     check_structure(structure, str(directory))
     pairs = _pairs(structure, (hamiltonian, overlap), atom_of, cutoff)
     s_blocks, h_blocks = (_blocks(elements, pairs, orbitals, atom_of) for elements in (overlap, hamiltonian))
+    _check_bonds(structure, s_blocks, orbital_map)
     for blocks, name in ((s_blocks, "S"), (h_blocks, "KS")):
         symmetrize(blocks, orbitals, f"{directory}: {name}")
         blocks.entries = blocks.entries.astype(dtype)
@@ -213,6 +214,34 @@ def _check_wrapping(wrapped: np.ndarray, weight: np.ndarray, moment: np.ndarray)
             f"the images of the overlap do not fit the positions of atoms {i[first]} and {j[first]}; are input, output "
             "and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
         )
+
+
+def _check_bonds(structure: Structure, overlap: BlockSet, orbital_map: OrbitalMap) -> None:
+    """Refuse positions that the overlap contradicts: ⟨s_i|p_j⟩ as a vector points along the bond."""
+    starts = {z: _first_shells(shells) for z, shells in orbital_map.shells.items()}
+    s_first, p_first = (np.array([starts[z][li] for z in structure.numbers.tolist()]) for li in (0, 1))
+    bonds = structure.positions[overlap.pairs[:, 4]] + overlap.pairs[:, :3] @ structure.cell
+    bonds -= structure.positions[overlap.pairs[:, 3]]
+    i, j = overlap.pairs[:, 3], overlap.pairs[:, 4]
+    usable = np.flatnonzero((s_first[i] >= 0) & (p_first[j] >= 0) & (np.linalg.norm(bonds, axis=1) > 0.1))
+    columns = orbital_map.orbitals(structure.numbers)[j[usable]]
+    start = overlap.offsets[usable] + s_first[i[usable]] * columns + p_first[j[usable]]
+    vectors = overlap.entries[start[:, None] + np.array([2, 0, 1])]  # p = (y, z, x)
+    size = np.linalg.norm(vectors, axis=1)
+    sine = np.linalg.norm(np.cross(vectors, bonds[usable]), axis=1) / np.linalg.norm(bonds[usable], axis=1)
+    crooked = (size > 1e-3) & (sine > 1e-2 * size)
+    if crooked.any():
+        first = usable[int(np.argmax(crooked))]
+        raise DataError(
+            f"the overlap between atoms {i[first]} and {j[first]} does not point along their bond; are input, output and "
+            "CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
+        )
+
+
+def _first_shells(shells: tuple[int, ...]) -> dict[int, int]:
+    """First orbital of the first s and of the first p shell; −1 where there is none."""
+    starts = np.concatenate([[0], np.cumsum([2 * li + 1 for li in shells])])
+    return {li: int(starts[shells.index(li)]) if li in shells else -1 for li in (0, 1)}
 
 
 def _pairs(

@@ -42,7 +42,7 @@ def assert_same(left: BlockSet, right: BlockSet) -> None:
 
 @pytest.mark.parametrize("kind", ["random", "last"])
 @pytest.mark.parametrize("spinful", [False, True])
-@pytest.mark.parametrize("in_flight", [2**26, 200])
+@pytest.mark.parametrize("in_flight", [2**26, 8000])
 def test_read_rows_equals_serial(
     world: World, shared_path: Path, kind: str, spinful: bool, in_flight: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +101,9 @@ def test_missing_shard_is_an_error_on_all_ranks(world: World, shared_path: Path)
     orbitals = system.info.orbital_map.orbitals(system.structure.numbers)
     owner = np.arange(len(orbitals), dtype=np.int32) % world.size
     world.on_root(write_geometry, shared_path, system.structure, system.info.orbital_map, system.info)
-    write_rows(world, shared_path, "hamiltonian", rows_of(system.hamiltonian, np.flatnonzero(owner == world.rank)), orbitals)
+    write_rows(
+        world, shared_path, "hamiltonian", rows_of(system.hamiltonian, np.flatnonzero(owner == world.rank)), orbitals
+    )
     world.on_root((shared_path / "shards" / "hamiltonian.0000.h5").unlink)
     with pytest.raises(DataError, match=r"hamiltonian\.0000\.h5' is missing") as caught:
         read_rows(world, shared_path / "hamiltonian.h5", owner, orbitals)

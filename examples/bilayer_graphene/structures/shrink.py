@@ -75,8 +75,8 @@ def main() -> None:
         near = np.abs(exact - full.info.fermi_energy_eV) < WINDOW
         change = np.abs(now - exact)
         print(
-            f"  k = {np.round(k, 3)}: eigenvalues move by at most {1e3 * change[near].max():.3f} meV within {WINDOW:g} eV of E_F, "
-            f"{1e3 * change.max():.2f} meV anywhere; smallest eigenvalue of S {smallest:.2e}"
+            f"  k = {np.round(k, 3)}: eigenvalues move by at most {1e3 * change[near].max():.3f} meV within {WINDOW:g} eV "
+            f"of E_F, {1e3 * change.max():.2f} meV anywhere; smallest eigenvalue of S {smallest:.2e}"
         )
 
 
