@@ -114,14 +114,7 @@ class LatticeSum:
     def complex(self, k: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Blocks at any k: (pattern blocks (m,), values (m, rows, columns) complex128) per shape."""
         cos, sin = self.phases(k)
-        result = []
-        for shape in self.shapes:
-            if self.is_complex:
-                values = self._sum(shape, cos + 1j * sin)
-            else:
-                values = self._sum(shape, cos) + 1j * self._sum(shape, sin)
-            result.append((shape.blocks, _hermitian(shape, values)))
-        return result
+        return [(shape.blocks, _hermitian(shape, self._phased(shape, cos, sin))) for shape in self.shapes]
 
     def onsite(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Blocks (R = 0, i, i) by their size: (pattern blocks (m,), values (m, size, size))."""
@@ -134,6 +127,11 @@ class LatticeSum:
                 values = shape.entries[found].reshape(len(found), shape.rows, shape.columns)
                 result[shape.rows] = (shape.blocks[owner[found]], values)
         return result
+
+    def _phased(self, shape: _Shape, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+        if self.is_complex:
+            return self._sum(shape, cos + 1j * sin)
+        return self._sum(shape, cos) + 1j * self._sum(shape, sin)  # spares a complex copy of the entries
 
     @staticmethod
     def _sum(shape: _Shape, phase: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ def test_different_lists_of_pairs_share_one_pattern(world: World) -> None:
     rows = RowMap(partition, orbitals)
     mine = partition.atoms(world.rank)
     short = system.overlap.pairs
-    near = np.flatnonzero((np.abs(short[:, :3]).sum(axis=1) == 0))
+    near = np.flatnonzero(np.abs(short[:, :3]).sum(axis=1) == 0)
     onsite_and_home = BlockSet.allocate(short[near], orbitals, np.float64)
     for n, index in enumerate(near):
         onsite_and_home.block(n, orbitals)[:] = system.overlap.block(int(index), orbitals)

@@ -1,0 +1,162 @@
+"""Facts about the spectrum stage that need no DFT data: degeneracies, clusters, fillings, arithmetic without inertia."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from deeph_mpi.assembly.pencil import PencilAssembler
+from deeph_mpi.assembly.rows import RowMap
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.domain.partition import Partition
+from deeph_mpi.errors import SolverError
+from deeph_mpi.parallel import World
+from deeph_mpi.solvers.eigenpairs import Eigenpairs
+from deeph_mpi.solvers.fermi import Filling
+from deeph_mpi.solvers.spectrum import SolveOptions, spectrum
+from deeph_mpi.solvers.states import States
+from tests.mpi import ROOT
+
+
+def ring(atoms: int, hopping: float = -1.0, overlap: float = 0.1) -> PencilAssembler:
+    """One s orbital per atom on a ring of a cell that repeats: E(k) = 2t cos θ / (1 + 2s cos θ), all inner levels double."""
+    sizes = np.ones(atoms, dtype=np.int64)
+    pairs = [(0, 0, 0, i, i) for i in range(atoms)]
+    for i in range(atoms):
+        pairs += [((i + 1) // atoms, 0, 0, i, (i + 1) % atoms), ((i - 1) // atoms, 0, 0, i, (i - 1) % atoms)]
+    table = np.array(pairs, dtype=np.int64)
+    onsite = table[:, 3] == table[:, 4]
+    h, s = (BlockSet.allocate(table, sizes, np.float64) for _ in range(2))
+    h.entries[:], s.entries[:] = np.where(onsite, 0.0, hopping), np.where(onsite, 1.0, overlap)
+    rows = RowMap(Partition(np.zeros(atoms, dtype=np.int32), 1), sizes)
+    return PencilAssembler(World.alone(), rows, h, s)
+
+
+def ring_levels(atoms: int, k: float, hopping: float = -1.0, overlap: float = 0.1) -> np.ndarray:
+    cos = np.cos(2 * np.pi * (np.arange(atoms) + k) / atoms)
+    return np.sort(2 * hopping * cos / (1 + 2 * overlap * cos))
+
+
+@pytest.mark.parametrize("k", [0.0, 0.5, 0.23])
+def test_double_levels_of_a_ring_are_complete(k: float) -> None:
+    # 30 atoms, target in the middle: an exactly singular shift at Γ for a level at 0, and pairs ±θ everywhere
+    result = spectrum(ring(32), np.array([[k, 0, 0]]), SolveOptions(target=0.0, states=9))
+    exact = ring_levels(32, k)
+    found = result.energies[0]
+    assert result.verified.all()
+    first = int(result.first[0])
+    np.testing.assert_allclose(found, exact[first : first + len(found)], atol=1e-10)
+    if first > 0:
+        assert exact[first] - exact[first - 1] > 1e-6, "a pair was cut"
+    assert exact[first + len(found)] - exact[first + len(found) - 1] > 1e-6, "a pair was cut"
+
+
+def test_half_filled_ring_is_metallic() -> None:
+    # 32 atoms, 32 electrons at Γ: the Fermi level is the double level at E = 0, half of it filled
+    result = spectrum(ring(32), np.zeros((1, 3)), SolveOptions(states=6, electrons=32.0))
+    assert result.fermi is not None
+    np.testing.assert_allclose(result.fermi.energy, 0.0, atol=1e-6)  # but for tails of its neighbours at 300 K
+    assert result.fermi.gap == 0.0
+
+
+def test_too_many_electrons() -> None:
+    with pytest.raises(SolverError, match="70 electrons do not partly fill 32 levels of 2"):
+        spectrum(ring(32), np.zeros((1, 3)), SolveOptions(states=6, electrons=70.0))
+
+
+def test_fermi_target_needs_the_electron_count() -> None:
+    with pytest.raises(SolverError, match="number of electrons"):
+        spectrum(ring(8), np.zeros((1, 3)), SolveOptions(states=2))
+
+
+def test_window_without_states() -> None:
+    options = SolveOptions(target=50.0, states=None, window=(-1.0, 1.0))
+    result = spectrum(ring(16), np.zeros((1, 3)), options)
+    assert result.energies.shape == (1, 0)
+    assert result.verified.all()
+
+
+def test_crowded_window_is_sliced() -> None:
+    result = spectrum(ring(400), np.array([[0.1, 0, 0]]), SolveOptions(target=0.0, states=None, window=(-1.5, 1.5)))
+    exact = ring_levels(400, 0.1)
+    inside = exact[np.abs(exact) <= 1.5]
+    assert len(inside) > 200
+    np.testing.assert_allclose(result.energies[0], inside, atol=1e-10)
+    assert result.verified.all()
+
+
+@pytest.mark.parametrize(("electrons", "homo", "lumo"), [(8.0, 3, 4), (7.0, 3, 3), (6.5, 3, 3), (2.0, 0, 1)])
+def test_filling(electrons: float, homo: int, lumo: int) -> None:
+    filling = Filling(electrons, 2)
+    assert (filling.homo, filling.lumo) == (homo, lumo)
+
+
+def test_trimming_keeps_degenerate_levels_together() -> None:
+    energies = np.array([-1.0, -0.5, -0.5 + 1e-9, 0.1, 0.4, 0.4, 2.0])
+    pairs = Eigenpairs(energies, np.zeros((0, 7)), np.zeros(7))
+    states = States(pairs, 10, -1.5, 3.0, True, "")
+    two = states.nearest(0.0, 2, 1e-6)
+    np.testing.assert_array_equal(two.energies, energies[3:6])
+    assert two.first == 13
+    four = states.nearest(0.0, 4, 1e-6)
+    assert (four.first, len(four)) == (11, 5)
+    assert two.energy(13) == 0.1
+    assert two.energy(12) is None
+
+
+_COMPLEX = Path("/usr/lib/petscdir/petsc3.18/x86_64-linux-gnu-complex/lib/python3/dist-packages")
+_SLEPC = Path("/usr/lib/slepcdir/slepc3.18/x86_64-linux-gnu-complex/lib/python3/dist-packages")
+
+
+@pytest.mark.skipif(not (_COMPLEX.is_dir() and _SLEPC.is_dir()), reason="needs Debian's complex PETSc")
+def test_complex_petsc_finds_the_states_and_says_that_it_proves_nothing() -> None:
+    script = (
+        "import numpy as np\n"
+        "from tests.test_solvers import ring, ring_levels\n"
+        "from deeph_mpi.solvers import petsc\n"
+        "from deeph_mpi.solvers.spectrum import SolveOptions, spectrum\n"
+        "assert petsc.is_complex()\n"
+        "r = spectrum(ring(131), np.array([[0.23, 0, 0]]), SolveOptions(target=0.05, states=5))\n"
+        "e = ring_levels(131, 0.23)\n"
+        "near = np.sort(e[np.argsort(abs(e - 0.05))[:5]])\n"
+        "assert np.allclose(r.energies[0], near, atol=1e-10), (r.energies, near)\n"
+        "assert not r.verified.any() and r.first[0] == -1\n"
+        "assert any('no inertia' in note for note in r.notes), r.notes\n"
+    )
+    path = os.pathsep.join([str(_COMPLEX), str(_SLEPC), str(ROOT)])
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=99,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_solvers_import_without_torch() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import deeph_mpi.solvers.spectrum, deeph_mpi.assembly.pencil\n"
+        "assert sys.modules['torch'] is None\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_reference_of_the_ring_is_right() -> None:
+    # the closed form above against a dense matrix written out by hand
+    atoms, k = 5, 0.3
+    h, s = np.zeros((atoms, atoms), complex), np.eye(atoms, dtype=complex)
+    for i in range(atoms):
+        phase = np.exp(2j * np.pi * k) if i == atoms - 1 else 1.0
+        j = (i + 1) % atoms
+        h[i, j], s[i, j] = -phase, 0.1 * phase
+        h[j, i], s[j, i] = -np.conj(phase), 0.1 * np.conj(phase)
+    np.testing.assert_allclose(scipy.linalg.eigvalsh(h, s), ring_levels(atoms, k), atol=1e-12)
