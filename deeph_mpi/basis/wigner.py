@@ -68,11 +68,10 @@ def wigner_matrices(rotations: Tensor, l_max: int) -> list[Tensor]:
     first = rotations[:, _TO_YZX][:, :, _TO_YZX]
     matrices = [rotations.new_ones((n, 1, 1)), first]
     for degree in range(2, l_max + 1):
-        product = matrices[-1].reshape(n, -1, 1) * first.reshape(n, 1, 9)
+        product = matrices[-1].flatten(1)[:, :, None] * first.flatten(1)[:, None, :]
         # product is [a, c, b, d] with (a, c) of D^{l−1} and (b, d) of D^1
-        matrices.append(
-            (product.reshape(n, -1) @ _recursion(degree).to(rotations)).view(n, 2 * degree + 1, 2 * degree + 1)
-        )
+        size = 2 * degree + 1
+        matrices.append((product.flatten(1) @ _recursion(degree).to(rotations)).view(n, size, size))
     return matrices[: l_max + 1]
 
 
