@@ -31,7 +31,7 @@ def random_system(seed: int, *, spinful: bool = False, noise: float = 0.0, dtype
     )
     orbitals = ORBITALS.orbitals(numbers)
     images = np.array([[a, b, c] for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-2, 0, 2)])
-    pairs = [(*image, i, j) for image in images for i in range(7) for j in range(7) if rng.random() < 0.3]
+    pairs = [(*image, i, j) for image in images for i in range(7) for j in range(7) if rng.random() < 0.1]
     chosen = set(pairs) | {(0, 0, 0, i, i) for i in range(7)}
     chosen |= {(-a, -b, -c, j, i) for a, b, c, i, j in chosen}
     table = np.array(sorted(chosen), dtype=np.int64)

@@ -72,7 +72,12 @@ def read_rows(
 
 
 def write_rows(
-    world: World, directory: str | os.PathLike[str], name: str, blocks: BlockSet, orbitals: np.ndarray
+    world: World,
+    directory: str | os.PathLike[str],
+    name: str,
+    blocks: BlockSet,
+    orbitals: np.ndarray,
+    spinful: bool = False,
 ) -> None:
     """Write `NAME.h5` of a DeepH-layout directory from the blocks that every rank holds. Collective.
 
@@ -85,14 +90,15 @@ def write_rows(
         directory: shared by all ranks.
         name: "overlap" or "hamiltonian".
         blocks: of this rank, possibly none; atoms in the user's order, as in the structure given to `write_geometry`.
-        orbitals: (N,) rows of every atom in this matrix, in the same order (doubled for spinors).
+        orbitals: (N,) orbitals of every atom, without spin, in the same order.
+        spinful: whether these blocks are (2 n_i, 2 n_j).
 
     Raises:
         DataError: on all ranks, when info.json is missing or fits another number of atoms.
     """
     directory = Path(directory)
     order = world.on_root(_file_order, directory, len(orbitals))
-    pairs, sizes = blocks.pairs, np.asarray(orbitals, dtype=np.int64)
+    pairs, sizes = blocks.pairs, np.asarray(orbitals, dtype=np.int64) * (2 if spinful else 1)
     if order is not None:
         pairs = pairs.copy()
         pairs[:, 3:] = np.argsort(order)[pairs[:, 3:]]

@@ -42,8 +42,8 @@ def coincidence(vectors: np.ndarray, m: int, r: int) -> Coincidence:
 
     With equal vectors at any angle (hexagonal, square, rhombic) the copy's m·a₂ + (m + r)·a₁ is turned onto
     m·a₁ + (m + r)·a₂; for the hexagonal lattice this is cos θ = (3m² + 3mr + r²/2)/(3m² + 3mr + r²) of Lopes dos
-    Santos, Peres and Castro Neto, Phys. Rev. B 86, 155449 (2012), and for the square one the Pythagorean rotations. With
-    orthogonal vectors of unlike lengths m·a₁ − r·a₂ is turned onto m·a₁ + r·a₂.
+    Santos, Peres and Castro Neto, Phys. Rev. B 86, 155449 (2012), and for the square one the Pythagorean rotations.
+    With orthogonal vectors of unlike lengths m·a₁ − r·a₂ is turned onto m·a₁ + r·a₂.
 
     Args:
         vectors: (2, 2) lattice vectors as rows.
@@ -51,7 +51,7 @@ def coincidence(vectors: np.ndarray, m: int, r: int) -> Coincidence:
         r: positive.
 
     Raises:
-        StructureError: bad m or r; a lattice without mirror lines or with an irrational metric: its copies never coincide.
+        StructureError: bad m or r; a lattice without mirror lines or with an irrational metric.
     """
     if m < 1 or r < 1 or math.gcd(m, r) != 1:
         raise StructureError(f"m = {m} and r = {r} must be positive and without a common divisor")

@@ -53,8 +53,8 @@ def twisted_bilayer(
     """Stack two copies of a monolayer, the upper one turned about the origin of its lattice by a commensurate angle.
 
     For a hexagonal lattice cos θ = (3m² + 3mr + r²/2)/(3m² + 3mr + r²), and the cell holds 2(3m² + 3mr + r²) unit
-    cells, a third of that when 3 divides r: 4(3m² + 3mr + r²) atoms of graphene (Lopes dos Santos, Peres and Castro Neto,
-    Phys. Rev. B 86, 155449 (2012)). See `coincidence` for the other lattices.
+    cells, a third of that when 3 divides r: 4(3m² + 3mr + r²) atoms of graphene (Lopes dos Santos, Peres and Castro
+    Neto, Phys. Rev. B 86, 155449 (2012)). See `coincidence` for the other lattices.
 
     Args:
         monolayer: periodic along its first two vectors, which lie in the xy plane.
