@@ -10,11 +10,12 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from deeph_mpi._version import __version__
+from deeph_mpi.assembly.export import write_petsc
 from deeph_mpi.assembly.pencil import PencilAssembler
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.orbitals import OrbitalMap
-from deeph_mpi.config import OutputSection, SolveConfig, SolveSection
+from deeph_mpi.config import InferOutputSection, OutputSection, SolveConfig, SolveSection
 from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.deeph import check_same_pairs
 from deeph_mpi.data.geometry import read_geometry
@@ -119,6 +120,9 @@ def run_spectrum(
     with stages("assemble"):
         assembler = PencilAssembler(world, rows, h, s, spinful=spinful)
     del h, s
+    if isinstance(output, InferOutputSection) and output.hamiltonian == "petsc":
+        with stages("write"):
+            write_petsc(assembler, output.directory)
     filled = None if electrons is None else electrons - solve.charge
     options = SolveOptions(
         target=solve.target,

@@ -13,8 +13,8 @@ from deeph_mpi.solvers.pencil import Pencil
 __all__ = ["ShiftedFactor"]
 
 # INFOG(1) of the MUMPS users' guide: workspace estimated too small (more of it helps), and memory exhausted.
-_MORE_WORKSPACE = (-8, -9, -11, -12, -14, -15, -17, -18, -19, -20)
-_OUT_OF_MEMORY = (-7, -13, -22)
+_MORE_WORKSPACE = (-8, -9, -11, -12, -14, -15, -17, -18, -20)
+_OUT_OF_MEMORY = (-7, -13, -19, -22)
 _SINGULAR = -10
 _RESOLVED = 1e-6  # eV: a shift this close to an eigenvalue is moved before anything is counted
 
@@ -136,11 +136,13 @@ class ShiftedFactor:
             if code not in _MORE_WORKSPACE:
                 raise SolverError(f"MUMPS failed with INFOG(1) = {code}, INFOG(2) = {detail} (see its users' guide)")
             self._workspace *= 3
+        advice = "Use more ranks or nodes"
+        if self.pencil.multiplicity == 2:
+            advice += ", or k-points with 2k a reciprocal lattice vector, whose real matrices need a quarter"
         raise SolverError(
             f"not enough memory to factor a matrix of dimension {self._work.getSize()[0]} (MUMPS: INFOG(1) = {code}, "
             f"{detail}): its analysis estimates {needed[1]} MB over all ranks, {needed[0]} MB on the largest, before "
-            f"{self._workspace} % extra. Use more ranks or nodes, or k-points with 2k a reciprocal lattice vector, "
-            "whose real matrices need a quarter"
+            f"{self._workspace} % extra. {advice}"
         )
 
     def _new_preconditioner(self) -> Any:

@@ -91,6 +91,8 @@ def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count
         )
     shift = _shift_near(factor, filling.lumo, guess, max(1, count // 4))
     states = nearest_states(factor, shift, count, shift)
+    if states.first is None:
+        raise SolverError(f"the states around {shift:.4f} eV could not be indexed: {states.note}")
     homo, lumo = (_level(factor, states, index, count) for index in (filling.homo, filling.lumo))
     if states.energy(filling.homo) is not None and states.energy(filling.lumo) is not None:
         return states
@@ -169,8 +171,7 @@ def _level(factor: ShiftedFactor, states: States, index: int, count: int) -> flo
     energy = states.energy(index)
     if energy is not None:
         return energy
-    assert states.first is not None
-    upward = index >= states.first + len(states)
+    upward = index >= (states.first or 0) + len(states)
     inner = states.upper if upward else states.lower
     step = 0.5
     outer, below = factor.below(inner + (step if upward else -step))

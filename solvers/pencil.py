@@ -9,6 +9,7 @@ import numpy as np
 
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel.world import World
+from deeph_mpi.solvers import petsc
 
 __all__ = ["Pencil"]
 
@@ -51,8 +52,7 @@ class Pencil:
     @property
     def dtype(self) -> np.dtype:
         """Type of the eigenvectors: float64 for a real pencil, else complex128."""
-        real = self.real_part is None and np.dtype(self.h.getVecRight().array_r.dtype).kind == "f"
-        return np.dtype(np.float64 if real else np.complex128)
+        return np.dtype(np.float64 if self.multiplicity == 1 and not petsc.is_complex() else np.complex128)
 
     def pack(self, x: np.ndarray, vec: Any) -> None:
         """Write one local vector (local_dimension,) into a PETSc vector of the matrices."""

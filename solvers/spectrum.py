@@ -121,7 +121,7 @@ def spectrum(
     notes = sorted({f"not proved at some k-points: {s.note}" for s in states if not s.proved})
     if fermi is None and options.electrons is None:
         notes.append("no Fermi level: the number of electrons is not known")
-    elif fermi is None:
+    elif fermi is None and all(s.first is not None for s in states):
         notes.append("no Fermi level: the states around it are not among those computed")
     elif not fermi.certain:
         notes.append("the Fermi level rests on states that were not all proved")

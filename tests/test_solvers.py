@@ -18,6 +18,7 @@ from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel import World
 from deeph_mpi.solvers.eigenpairs import Eigenpairs
+from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.fermi import Filling
 from deeph_mpi.solvers.spectrum import SolveOptions, spectrum
 from deeph_mpi.solvers.states import States
@@ -89,6 +90,43 @@ def test_crowded_window_is_sliced() -> None:
     assert len(inside) > 200
     np.testing.assert_allclose(result.energies[0], inside, atol=1e-10)
     assert result.verified.all()
+
+
+def one_atom(orbitals: int) -> PencilAssembler:
+    """A full random symmetric H and S = 1."""
+    sizes = np.array([orbitals])
+    h, s = (BlockSet.allocate(np.zeros((1, 5), dtype=np.int64), sizes, np.float64) for _ in range(2))
+    random = np.random.default_rng(2).normal(size=(orbitals, orbitals))
+    h.entries[:], s.entries[:] = (random + random.T).ravel(), np.eye(orbitals).ravel()
+    return PencilAssembler(World.alone(), RowMap(Partition(np.zeros(1, dtype=np.int32), 1), sizes), h, s)
+
+
+@pytest.mark.parametrize(("icntl", "value"), [(14, -95), (23, 1)])
+def test_lack_of_memory(monkeypatch: pytest.MonkeyPatch, icntl: int, value: int) -> None:
+    # ICNTL(14): workspace 95 % below MUMPS's estimate at the first try, mended by itself. ICNTL(23): 1 MB in all,
+    # which must end in an error with numbers.
+    assembler = one_atom(600)
+    pencil = assembler.pencil(np.zeros(3))
+    factor = ShiftedFactor(pencil)
+    make, tries = factor._new_preconditioner, []
+
+    def starved() -> object:
+        pc = make()
+        if icntl == 23 or not tries:
+            pc.getFactorMatrix().setMumpsIcntl(icntl, value)
+        tries.append(1)
+        return pc
+
+    monkeypatch.setattr(factor, "_new_preconditioner", starved)
+    if icntl == 14:
+        h = assembler._h.onsite()[600][1][0]
+        assert factor.below(0.5) == (0.5, np.count_nonzero(np.linalg.eigvalsh(h) < 0.5))
+        assert len(tries) > 1, "the first try should have lacked workspace"
+    else:
+        with pytest.raises(SolverError, match=r"not enough memory to factor a matrix of dimension 600 .* MB"):
+            factor.factorize(0.5)
+    factor.destroy()
+    pencil.destroy()
 
 
 @pytest.mark.parametrize(("electrons", "homo", "lumo"), [(8.0, 3, 4), (7.0, 3, 3), (6.5, 3, 3), (2.0, 0, 1)])

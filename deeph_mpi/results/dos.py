@@ -22,11 +22,13 @@ def density_of_states(spectrum: SpectrumRecord, degeneracy: int, width: float = 
         about two widths of its ends the density is too low.
     """
     levels = spectrum.eigenvalues
+    known = np.isfinite(levels)
+    if not known.any():
+        return np.array([spectrum.intervals[:, 0].max(), spectrum.intervals[:, 1].min()]), np.zeros(2)
     low = max(spectrum.intervals[:, 0].max(), np.nanmin(levels) - 4 * width)
     high = min(spectrum.intervals[:, 1].min(), np.nanmax(levels) + 4 * width)
     energies = np.linspace(low, max(high, low), max(2, int((high - low) / (width / 5)) + 1))
     weights = np.broadcast_to(spectrum.weights[:, None], levels.shape)
-    known = np.isfinite(levels)
     density = np.zeros_like(energies)
     for level, weight in zip(levels[known], weights[known], strict=True):
         density += weight * np.exp(-0.5 * ((energies - level) / width) ** 2)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse
 
+from deeph_mpi.assembly.export import write_petsc
 from deeph_mpi.assembly.pencil import PencilAssembler
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import DataError, DeephError
 from deeph_mpi.parallel import World
+from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.pencil import Pencil
 from tests.systems import ORBITALS, random_system
 
@@ -165,3 +169,25 @@ def test_asymmetric_matrix_is_refused(world: World) -> None:
     with pytest.raises(DeephError, match="Hamiltonian is not Hermitian"):
         pencil.require_hermitian()
     pencil.destroy()
+
+
+def test_petsc_files_are_in_atom_order(world: World, shared_path: Path) -> None:
+    system = random_system(8)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    partition = owners(world, len(orbitals), "random")
+    mine = partition.atoms(world.rank)
+    h, s = part(system.hamiltonian, orbitals, mine), part(system.overlap, orbitals, mine)
+    library, _ = petsc.load()
+    for path, blocks in zip(
+        write_petsc(PencilAssembler(world, RowMap(partition, orbitals), h, s), shared_path / "out"),
+        (system.hamiltonian, system.overlap),
+        strict=True,
+    ):
+        viewer = library.Viewer().createBinary(str(path), "r", comm=library.COMM_SELF)
+        matrix = library.Mat().load(viewer)
+        indptr, indices, data = matrix.getValuesCSR()
+        whole = scipy.sparse.csr_matrix((data, indices, indptr)).toarray()
+        np.testing.assert_allclose(whole, bloch(blocks, orbitals, KPOINTS[0]), atol=1e-12)
+        viewer.destroy()
+        matrix.destroy()
