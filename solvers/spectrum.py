@@ -119,10 +119,12 @@ def spectrum(
     finally:
         points.close()
     notes = sorted({f"not proved at some k-points: {s.note}" for s in states if not s.proved})
-    if fermi is None and options.electrons is None:
+    if options.electrons is None:
         notes.append("no Fermi level: the number of electrons is not known")
-    elif fermi is None and all(s.first is not None for s in states):
-        notes.append("no Fermi level: the states around it are not among those computed")
+    elif fermi is None:
+        indexed = all(s.first is not None for s in states)
+        reason = "the states around it are not among those computed" if indexed else "states could not be counted"
+        notes.append(f"no Fermi level: {reason}")
     elif not fermi.certain:
         notes.append("the Fermi level rests on states that were not all proved")
     return _table(points, share, states, fermi, options, notes)
