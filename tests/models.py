@@ -54,7 +54,9 @@ def random_model(
         onsite = np.zeros((2, template.size, template.size))
         onsite[:] = np.eye(template.size) * 3.0
         tables.append(TwoCentreTable(knots, coefficients.reshape(4, -1, even), onsite))
-    facts = ModelFacts({6: 4.0, 7: 5.0}, "vacuum level", {"6-6": 0.8, "6-7": 0.8, "7-7": 0.8}, {"6": [0, 99], "7": [0, 99]})
+    facts = ModelFacts(
+        {6: 4.0, 7: 5.0}, "vacuum level", {"6-6": 0.8, "6-7": 0.8, "7-7": 0.8}, {"6": [0, 99], "7": [0, 99]}
+    )
     return HamiltonianModel(network.to(dtype), tables[0], tables[1], facts).eval()
 
 

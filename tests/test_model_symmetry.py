@@ -44,7 +44,11 @@ def random_rotation() -> np.ndarray:
     return q * np.sign(np.linalg.det(q))
 
 
-OPERATIONS = {"rotation": random_rotation(), "inversion": -np.eye(3), "mirror": np.diag([1.0, -1.0, 1.0]) @ random_rotation()}
+OPERATIONS = {
+    "rotation": random_rotation(),
+    "inversion": -np.eye(3),
+    "mirror": np.diag([1.0, -1.0, 1.0]) @ random_rotation(),
+}
 
 
 @pytest.mark.parametrize("structure", [chiral_cluster(), small_crystal()], ids=["chiral cluster", "small crystal"])
@@ -102,7 +106,9 @@ def test_atoms_moved_by_lattice_vectors_carry_their_cells() -> None:
 
 def test_bond_along_the_polar_axis_is_an_ordinary_bond() -> None:
     model = random_model()
-    straight = Structure(np.array([6, 7, 6]), np.array([[0, 0, 0], [0, 0, 1.5], [0, 0, 3.0]]), 20 * np.eye(3), np.zeros(3, bool))
+    straight = Structure(
+        np.array([6, 7, 6]), np.array([[0, 0, 0], [0, 0, 1.5], [0, 0, 3.0]]), 20 * np.eye(3), np.zeros(3, bool)
+    )
     tilt = np.array([[0, 0, 0], [1e-9, 0, 0], [0, -1e-9, 0]])
     tilted = replace(straight, positions=straight.positions + tilt)
     assert largest_difference(predict_alone(model, straight)[0], predict_alone(model, tilted)[0]) < 1e-7
@@ -129,7 +135,9 @@ def test_smooth_through_the_radii(radius: str) -> None:
     slopes = [(before - below) / step, (at - before) / step, (after - at) / step, (beyond - after) / step]
     assert np.abs(slopes[0]).max() < 10  # eV/Å: no wall
     jumps = [np.abs(slopes[n + 1] - slopes[n]).max() for n in range(3)]
-    assert max(jumps) < 1e-2  # a kink would leave a jump of the order of the slopes; curvature leaves step × 2nd derivative
+    assert (
+        max(jumps) < 1e-2
+    )  # a kink would leave a jump of the order of the slopes; curvature leaves step × 2nd derivative
     assert np.abs(at - before).max() < 1e-2
 
 

@@ -72,24 +72,28 @@ def fit_tables(labels: Sequence[Labels], template: ShellTemplate) -> tuple[TwoCe
     return tables[0], tables[1]
 
 
-def align_zeros(labels: Sequence[Labels], template: ShellTemplate, rounds: int = 8) -> None:
-    """Give structures without a physical reference a common zero of energy, in place.
+def align_zeros(labels: Sequence[Labels], template: ShellTemplate, rounds: int = 8) -> list[float]:
+    """Give structures without a physical reference a common zero of energy, in place; returns the shifts, eV.
 
     Tables and one shift μ = ⟨ΔH, S⟩ / ⟨S, S⟩ per structure (ΔH: what the tables leave) are fitted in turn.
     """
     elements = np.array(list(template.orbitals.shells))
     basis = torch.tensor(OnsiteLayout(template.shells).basis).flatten(1)
     even = template.layout.sectors.even
+    shifts = [0.0] * len(labels)
     for _ in range(rounds):
         _, baseline = fit_tables(labels, template)
-        for one in labels:
+        for index, one in enumerate(labels):
             species = torch.tensor(np.searchsorted(elements, one.numbers))
             kinds = species[one.i] * len(elements) + species[one.j]
             rest = one.hamiltonian.clone()
             rest[:, :even] -= baseline(torch.linalg.vector_norm(one.vectors, dim=1), kinds)
             onsite = one.onsite - baseline.onsite[species].flatten(1) @ basis.T
             product = 2 * (rest * one.overlap).sum() + (onsite * one.onsite_overlap).sum()
-            one.shift(float(product / (2 * one.overlap.square().sum() + one.onsite_overlap.square().sum())))
+            shift = float(product / (2 * one.overlap.square().sum() + one.onsite_overlap.square().sum()))
+            one.shift(shift)
+            shifts[index] += shift
+    return shifts
 
 
 def fit_scales(

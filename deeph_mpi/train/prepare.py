@@ -59,15 +59,21 @@ def read_labels(directory: Path, names: list[str], template: ShellTemplate) -> t
     return systems, labels
 
 
-def untrained_model(config: TrainConfig, systems: list[DeephSystem], labels: list[Labels]) -> HamiltonianModel:
+def untrained_model(
+    config: TrainConfig, systems: list[DeephSystem], labels: list[Labels]
+) -> tuple[HamiltonianModel, list[float]]:
     """Fit tables and scales to the training structures and put an untrained network (seeded) on top.
 
     Without vacuum levels the labels' zeros of energy are aligned to each other in place.
+
+    Returns:
+        The model, and by how much each structure's zero of energy was moved, eV.
     """
     template = ShellTemplate(common_orbitals(config.data.directory, [one.name for one in labels]))
     referenced = all(system.info.vacuum_level_eV is not None for system in systems)
+    shifts = [0.0] * len(labels)
     if not referenced:
-        align_zeros(labels, template)
+        shifts = align_zeros(labels, template)
         log.warning(
             "not every structure gives `vacuum_level_eV`: one zero of energy per structure is fitted, so that "
             "offsets between unlike regions of a large structure are not learnt"
@@ -108,7 +114,7 @@ def untrained_model(config: TrainConfig, systems: list[DeephSystem], labels: lis
     pair_scale, onsite_scale = fit_scales(labels, residuals, template)
     model.network.pair_scale.copy_(pair_scale)
     model.network.onsite_scale.copy_(onsite_scale)
-    return model
+    return model, shifts
 
 
 def _fermi_energy(systems: list[DeephSystem]) -> float | None:

@@ -77,7 +77,11 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
         systems, labels = read_labels(data.directory, data.train, template)
         held = read_labels(data.directory, (data.validation + data.test)[world.rank :: world.size], template)
     with stages("fit tables"):
-        model = from_plain(world.on_root(lambda: to_plain(untrained_model(config, systems, labels))))
+        plain, shifts = world.on_root(_fitted, config, systems, labels)
+        model = from_plain(plain)
+        for one, shift in zip(labels, shifts, strict=True):
+            if not world.is_root and shift:  # rank 0 has done it while fitting
+                one.shift(shift)
         model.network.to(dtype=getattr(torch, config.train.dtype))
         _log_model(model, config, world)
     with stages("prepare"), world.together():
@@ -95,6 +99,13 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
     log.info("\n%s", stages.summary())
     log.info("checkpoint: %s", config.output.directory / "model.pt")
     return model
+
+
+def _fitted(
+    config: TrainConfig, systems: list[DeephSystem], labels: list[Labels]
+) -> tuple[dict[str, Any], list[float]]:
+    model, shifts = untrained_model(config, systems, labels)
+    return to_plain(model), shifts
 
 
 class Checks:

@@ -1,0 +1,86 @@
+"""Training gives the same losses, weights and errors on any number of ranks, and continues where it stopped."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deeph_mpi.config import TrainConfig, load
+from deeph_mpi.errors import ConfigError
+from deeph_mpi.model.checkpoint import load_checkpoint
+from deeph_mpi.parallel import World
+from deeph_mpi.train.trainer import train
+from tests.mpi import DATA
+
+CONFIG = """
+[data]
+directory = "{data}"
+train = ["ab_bilayer", "hbn_c", "hbn_primitive"]
+validation = ["hbn_c_again"]
+[network]
+layers = 2
+channels = 4
+pseudo_channels = 2
+hidden = 4
+decoder_hidden = 4
+r_message = 3.0
+[train]
+epochs = 3
+batch = 2
+dtype = "float64"
+[output]
+directory = "{out}"
+"""
+
+
+def dataset(folder: Path) -> Path:
+    """The structures of tests/data, one of them once more for validation: three elements in all."""
+    data = folder / "data"
+    data.mkdir()
+    for name in ("ab_bilayer", "hbn_c", "hbn_primitive"):
+        (data / name).symlink_to(DATA / name)
+    (data / "hbn_c_again").symlink_to(DATA / "hbn_c")
+    return data
+
+
+def config(world: World, folder: Path, out: str, *overrides: str) -> TrainConfig:
+    def make() -> TrainConfig:
+        data = folder / "data" if (folder / "data").exists() else dataset(folder)
+        path = folder / f"{out}.toml"
+        path.write_text(CONFIG.format(data=data, out=folder / out))
+        return load(path, TrainConfig, overrides)
+
+    return world.on_root(make)
+
+
+def log(folder: Path) -> np.ndarray:
+    """Losses and errors per epoch: columns train, all, onsite, hopping in meV."""
+    with (folder / "log.csv").open() as file:
+        return np.array([[float(row[c]) for c in row if c.endswith("_meV")] for row in csv.DictReader(file)])
+
+
+def test_same_as_one_rank_and_resumed(world: World, shared_path: Path) -> None:
+    together = config(world, shared_path, "together")
+    train(together, world)
+    stopped = config(world, shared_path, "stopped", "train.minutes=1e-9")  # stops after its first epoch
+    train(stopped, world)
+    if world.is_root:
+        assert len(log(shared_path / "stopped")) == 1
+    train(config(world, shared_path, "stopped"), world)
+    with pytest.raises(ConfigError, match=r"other settings \(train\.learning_rate\)"):
+        train(config(world, shared_path, "stopped", "train.learning_rate=1e-3"), world)
+    if not world.is_root:
+        return
+    alone = World.alone()
+    train(config(alone, shared_path, "alone"), alone)
+    reference = log(shared_path / "alone")
+    assert reference.shape == (3, 4)
+    assert reference[2, 0] < reference[0, 0]  # it learns
+    for run in ("together", "stopped"):
+        np.testing.assert_allclose(log(shared_path / run), reference, rtol=0, atol=2e-5)  # the log has five digits
+        weights = load_checkpoint(shared_path / run / "model.pt").network.state_dict()
+        expected = load_checkpoint(shared_path / "alone" / "model.pt").network.state_dict()
+        assert max(float((weights[key] - expected[key]).abs().sum()) for key in expected) < 1e-6
