@@ -148,6 +148,7 @@ def run_spectrum(
         nonzeros=assembler.nonzeros,
         electrons=float("nan") if filled is None else filled,
         degeneracy=options.degeneracy,
+        temperature=options.temperature,
         stages=stages.table(),
     )
     write_results(world, output.directory / "results.h5", run, record, result.vectors, rows)

@@ -143,8 +143,11 @@ def test_no_centres() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.__setitem__(7, x[2] + [0, 0, 0.1]), "atoms 2 and 7 are only 0.100 Å apart"),
-        (lambda x: x.__setitem__(7, x[2] + bilayer(3).cell[0]), "atoms 2 and 7 are only 0.000 Å apart"),
+        (lambda x: x.__setitem__(7, x[2] + [0, 0, 0.1]), r"atoms 2 \(\w+\) and 7 \(\w+\) are only 0.100 Å apart"),
+        (
+            lambda x: x.__setitem__(7, x[2] + bilayer(3).cell[0]),
+            r"atoms 2 \(\w+\) and 7 \(\w+\) are only 0.000 Å apart",
+        ),
         (lambda x: x.__setitem__((4, 1), np.nan), "the position of atom 4 is not a finite number"),
     ],
 )
@@ -160,7 +163,7 @@ def test_senseless_cells_and_radii_are_named() -> None:
     with pytest.raises(StructureError, match="linearly dependent"):
         neighbour_pairs(flat, np.array([0]), 5.0)
     thin = Structure(np.array([6]), np.zeros((1, 3)), np.diag([0.3, 4, 4]), np.ones(3, dtype=bool))
-    with pytest.raises(StructureError, match=r"atom 0 and its own periodic image are only 0\.300"):
+    with pytest.raises(StructureError, match=r"atom 0 \(C\) and its own periodic image are only 0\.300"):
         neighbour_pairs(thin, np.array([0]), 0.1)
     with pytest.raises(StructureError, match="no radius is known for pairs C-Si"):
         neighbour_pairs(two_species(1), np.arange(8), {(6, 6): 3.0, (14, 14): 3.0})

@@ -24,7 +24,7 @@ CELL = np.array([[2.5, 0.0, 0.0], [-1.25, 1.25 * 3**0.5, 0.0], [0.0, 0.0, 20.0]]
 
 def run_record() -> RunRecord:
     stages = [StageRow("solve", 3.0, 2.5, 2 * 10**9, 3 * 10**9)]
-    return RunRecord("0.1", '{"solve": {}}', 2, "BN", 2, 26, 676, 8.0, 2, stages)
+    return RunRecord("0.1", '{"solve": {}}', 2, "BN", 2, 26, 676, 8.0, 2, 300.0, stages)
 
 
 def two_bands(nk: int = 3) -> SpectrumRecord:
@@ -127,6 +127,9 @@ def test_summary_says_what_was_found() -> None:
     assert "E_F of these k-points" in text
     assert any(line.split()[:2] == ["3", "-1.000000"] and line.split()[3] == "2.00" for line in text.splitlines())
     assert any(line.split()[:2] == ["4", "3.000000"] and line.split()[3] == "0.00" for line in text.splitlines())
+    metal = dataclasses.replace(two_bands(), fermi=-1.0, gap=0.0)
+    at_fermi = next(line.split() for line in summarize(run_record(), metal).splitlines() if "-1.000000  " in line)
+    assert at_fermi[3] == "1.00", "a level at the Fermi energy is half filled"
     unknown = dataclasses.replace(two_bands(), fermi=np.nan, homo=np.nan, lumo=np.nan, gap=np.nan)
     assert "Fermi level not determined" in summarize(run_record(), unknown)
 

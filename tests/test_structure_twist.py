@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from vesin import NeighborList
+from ase import Atoms
+from ase.neighborlist import neighbor_list
 
 from deeph_mpi.errors import StructureError
 from deeph_mpi.structure.coincidence import coincidence
@@ -16,9 +17,8 @@ from deeph_mpi.structure.twist import graphene, twisted_bilayer
 
 def neighbours(structure: Structure, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """i, j, distances and vectors of all directed pairs."""
-    found = NeighborList(cutoff=cutoff, full_list=True)
-    i, j, distance, vector = found.compute(structure.positions, structure.cell, structure.pbc, quantities="ijdD")
-    return i.astype(int), j.astype(int), distance, vector
+    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    return neighbor_list("ijdD", atoms, cutoff)
 
 
 @pytest.mark.parametrize(("m", "r", "atoms"), [(3, 1, 148), (4, 1, 244), (1, 1, 28), (30, 1, 11164), (31, 1, 11908)])

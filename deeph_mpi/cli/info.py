@@ -27,7 +27,7 @@ def info() -> Job:
             ("PETSc", _petsc()),
             ("SLEPc", _slepc()),
             ("torch", _torch()),
-            *((name, _version(name)) for name in ("numpy", "scipy", "h5py", "ase", "e3nn", "vesin")),
+            *((name, _version(name)) for name in ("numpy", "scipy", "h5py", "ase", "e3nn")),
         ]
         for name, found in rows if world.is_root else []:
             print(f"{name:<10} {found}")

@@ -25,7 +25,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a key of the configuration (repeatable)"),
 ]
 
-_PARTS = {"torch": "PyTorch", "e3nn": "e3nn", "petsc4py": "petsc4py", "slepc4py": "slepc4py", "vesin": "vesin"}
+_PARTS = {"torch": "PyTorch", "e3nn": "e3nn", "petsc4py": "petsc4py", "slepc4py": "slepc4py"}
 
 
 class _Terminated(DeephError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import chemical_symbols
 from scipy.spatial import cKDTree
 
 from deeph_mpi.domain.cell import WrappedAtoms, wrap
@@ -91,7 +92,7 @@ def neighbour_pairs(structure: Structure, centres: np.ndarray, cutoff: Radii) ->
     i, j, R = i[other], j[other], R[other]
     vectors = _vectors(structure, i, j, R)
     distances = np.sqrt(vectors[:, 0] ** 2 + vectors[:, 1] ** 2 + vectors[:, 2] ** 2)
-    _check_apart(i, j, distances)
+    _check_apart(structure, i, j, distances)
     inside = np.flatnonzero(distances <= radii.of(structure.numbers[i], structure.numbers[j]))
     inside = inside[pair_order(i[inside], j[inside], R[inside])]
     return PairList(i[inside], j[inside], R[inside], vectors[inside], distances[inside])
@@ -146,11 +147,14 @@ def _vectors(structure: Structure, i: np.ndarray, j: np.ndarray, R: np.ndarray) 
     return (structure.positions[j] - structure.positions[i]) + shift
 
 
-def _check_apart(i: np.ndarray, j: np.ndarray, distances: np.ndarray) -> None:
+def _check_apart(structure: Structure, i: np.ndarray, j: np.ndarray, distances: np.ndarray) -> None:
     close = np.flatnonzero(distances < CLOSEST)
     if len(close) == 0:
         return
     first = close[np.lexsort((np.maximum(i, j)[close], np.minimum(i, j)[close]))[0]]
     a, b = sorted((int(i[first]), int(j[first])))
-    what = f"atoms {a} and {b}" if a != b else f"atom {a} and its own periodic image"
-    raise StructureError(f"{what} are only {distances[first]:.3f} Å apart: check the positions and the cell")
+    names = [f"{atom} ({chemical_symbols[structure.numbers[atom]]})" for atom in (a, b)]
+    what = f"atoms {names[0]} and {names[1]}" if a != b else f"atom {names[0]} and its own periodic image"
+    raise StructureError(
+        f"{what} are only {distances[first]:.3f} Å apart: check the positions and the cell (atoms count from 0)"
+    )

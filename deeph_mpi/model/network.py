@@ -108,6 +108,7 @@ class HamiltonianNetwork(nn.Module):
         """
         state = self.start(species)
         for layer in self.layers:
+            assert isinstance(layer, MessageLayer)
             natural, pseudo = exchange(layer.norm(*state))
             sums = (torch.zeros_like(natural), torch.zeros_like(pseudo))
             for chunk in bonds():

@@ -42,6 +42,7 @@ class EquivariantNorm(nn.Module):
     """
 
     degrees: Tensor
+    pseudo_degrees: Tensor
     balance: Tensor
 
     def __init__(self, layout: NodeLayout) -> None:

@@ -24,6 +24,7 @@ class RunRecord:
         nonzeros: matrix elements of H(k).
         electrons: of the cell, NaN when unknown.
         degeneracy: electrons per level, 2 or 1.
+        temperature: K, of the occupations.
         stages: seconds and memory of every stage so far.
     """
 
@@ -36,6 +37,7 @@ class RunRecord:
     nonzeros: int
     electrons: float
     degeneracy: int
+    temperature: float
     stages: list[StageRow]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,17 +91,7 @@ def _dataset(name: str) -> str:
 def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
-        for name in (
-            "version",
-            "config",
-            "ranks",
-            "formula",
-            "atoms",
-            "orbitals",
-            "nonzeros",
-            "electrons",
-            "degeneracy",
-        ):
+        for name in (field.name for field in dataclasses.fields(run) if field.name != "stages"):
             file.attrs[name] = getattr(run, name)
         file.attrs["stages"] = json.dumps([row.name for row in run.stages])
         for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum"):
@@ -131,7 +122,8 @@ def _read_run(file: h5py.File) -> RunRecord:
         name: int(file.attrs[name]) for name in ("ranks", "atoms", "orbitals", "nonzeros", "degeneracy")
     }
     texts: dict[str, Any] = {name: str(file.attrs[name]) for name in ("version", "config", "formula")}
-    return RunRecord(**texts, **counts, electrons=float(file.attrs["electrons"]), stages=stages)
+    reals: dict[str, Any] = {name: float(file.attrs[name]) for name in ("electrons", "temperature")}
+    return RunRecord(**texts, **counts, **reals, stages=stages)
 
 
 def _write_vectors(world: World, path: Path, vectors: Sequence[np.ndarray], rows: RowMap) -> None:

@@ -10,6 +10,8 @@ from deeph_mpi.results.record import RunRecord, SpectrumRecord
 __all__ = ["summarize"]
 
 _SHOWN = 12  # levels printed around the Fermi energy
+_TABLES = 4  # k-points printed; of more, the first
+_BOLTZMANN = 8.617333262e-5  # eV/K, CODATA 2018
 
 
 def summarize(run: RunRecord, spectrum: SpectrumRecord) -> str:
@@ -55,28 +57,27 @@ def _proof(spectrum: SpectrumRecord) -> list[str]:
 
 
 def _table(run: RunRecord, spectrum: SpectrumRecord) -> list[str]:
+    points = len(spectrum.kpoints)
+    known = bool(np.isfinite(spectrum.fermi))
     lines = []
-    shown = [0] if len(spectrum.kpoints) > 4 else range(len(spectrum.kpoints))
-    filled = run.electrons / run.degeneracy
-    for n in shown:
+    for n in range(points if points <= _TABLES else 1):
         levels = spectrum.eigenvalues[n][np.isfinite(spectrum.eigenvalues[n])]
         k = ", ".join(f"{x:.4f}" for x in spectrum.kpoints[n])
-        center = spectrum.fermi if np.isfinite(spectrum.fermi) else (levels.mean() if len(levels) else 0.0)
+        center = spectrum.fermi if known else float(np.median(levels)) if len(levels) else 0.0
         near = np.sort(np.argsort(np.abs(levels - center), kind="stable")[:_SHOWN])
-        lines.append(f"k = ({k}), {len(levels)} states" + (f", the {len(near)} nearest E_F:" if len(near) else ""))
+        where = f", {len(near)} of them around {'E_F' if known else f'{center:.3f} eV'}:" if len(near) else ""
+        lines.append(f"k = ({k}), {len(levels)} states{where}")
         if len(near):
             lines.append("    index        E (eV)    E - E_F   electrons   residual (eV)")
+        occupations = run.degeneracy / (
+            1 + np.exp(np.clip((levels - center) / (_BOLTZMANN * run.temperature), -99, 99))
+        )
         for m in near:
-            index = int(spectrum.first[n]) + int(m)
-            known = spectrum.first[n] >= 0
-            occupation = run.degeneracy * min(max(filled - index, 0.0), 1.0)
-            count = f"{occupation:9.2f}" if known and np.isfinite(filled) else "        -"
-            lines.append(
-                f"  {index if known else '-':>7}  {levels[m]:12.6f}  {levels[m] - spectrum.fermi:9.4f}   {count}"
-                f"   {spectrum.residuals[n, m]:11.1e}"
-            )
-    if len(spectrum.kpoints) > len(lines) and len(spectrum.kpoints) > 4:
-        lines.append(f"(the other {len(spectrum.kpoints) - 1} k-points are in results.h5)")
+            index = f"{spectrum.first[n] + m}" if spectrum.first[n] >= 0 else "-"
+            relative = f"{levels[m] - center:9.4f}   {occupations[m]:9.2f}" if known else f"{'-':>9}   {'-':>9}"
+            lines.append(f"  {index:>7}  {levels[m]:12.6f}  {relative}   {spectrum.residuals[n, m]:11.1e}")
+    if points > _TABLES:
+        lines.append(f"(the other {points - 1} k-points are in results.h5)")
     return lines
 
 

@@ -9,14 +9,13 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 from ase.io import read, write
-from vesin import NeighborList
 
+from deeph_mpi.domain.neighbours import CLOSEST, neighbour_pairs
 from deeph_mpi.errors import StructureError
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["check_structure", "read_structure", "write_structure"]
 
-CLOSEST = 0.5  # Å; no bond is shorter (H2: 0.74 Å)
 PADDING = 20.0  # Å, height of the cell in a non-periodic direction for which the file has no vector
 
 _FORMATS = {".vasp": "vasp", ".poscar": "vasp", ".cif": "cif", ".extxyz": "extxyz", ".xyz": "extxyz"}
@@ -124,15 +123,7 @@ def _padded(cell: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def _check_distances(structure: Structure, name: str) -> None:
-    i, j, shift, distance = NeighborList(cutoff=CLOSEST, full_list=False).compute(
-        structure.positions, structure.cell, structure.pbc, quantities="ijSd"
-    )
-    if len(distance):
-        worst = int(np.argmin(distance))
-        a, b = int(i[worst]), int(j[worst])
-        image = "" if not shift[worst].any() else f" (its image in cell {shift[worst].tolist()})"
-        raise StructureError(
-            f"'{name}': atoms {a} ({chemical_symbols[structure.numbers[a]]}) and "
-            f"{b} ({chemical_symbols[structure.numbers[b]]}){image} are {distance[worst]:.3f} Å apart, "
-            f"less than {CLOSEST} Å; atoms count from 0"
-        )
+    try:
+        neighbour_pairs(structure, np.arange(len(structure)), CLOSEST)
+    except StructureError as error:
+        raise StructureError(f"'{name}': {error}") from None

@@ -206,6 +206,7 @@ def electrons_per_element(
     counts = np.array([[np.count_nonzero(n == z) for z in elements] for n, _ in known], dtype=float)
     total = np.array([occupation for _, occupation in known], dtype=float)
     usual = np.array([_VALENCE.get(z, 0) for z in elements], dtype=float)
+    found: np.ndarray
     if np.linalg.matrix_rank(counts) == len(elements):
         found = np.linalg.lstsq(counts, total, rcond=None)[0]
     else:
