@@ -75,7 +75,8 @@ class ModelSection(Section):
         1.0, "memory of one rank for the messages in flight; bonds are processed in chunks that fit", unit="GB", gt=0
     )
     overlap: InputFile | None = key(
-        None, "overlap.h5 (DeepH layout) to use instead of the overlaps of the checkpoint's two-centre table"
+        None,
+        "overlap.h5 (DeepH layout, with its POSCAR and info.json) to use instead of the checkpoint's two-centre table",
     )
 
 

@@ -9,7 +9,8 @@ import torch
 from deeph_mpi.config import InferConfig
 from deeph_mpi.data.geometry import write_geometry
 from deeph_mpi.data.info import DeephInfo
-from deeph_mpi.data.parallel import read_rows, write_rows
+from deeph_mpi.data.overlap import on_common_pairs, read_overlap
+from deeph_mpi.data.parallel import write_rows
 from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.pairs import PairPlan
 from deeph_mpi.domain.rcb import partition_atoms
@@ -59,7 +60,8 @@ def infer(config: InferConfig, world: World) -> None:
     with stages("network"):
         h, s = predict(world, model, domain, plan, orbitals, config.model.memory_gb, device)
         if config.model.overlap is not None:
-            s = read_rows(world, config.model.overlap, partition.owner, orbitals)
+            s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, partition.owner)
+            h, s = on_common_pairs(h, s, orbitals)
 
     electrons = model.electrons(structure.numbers)
     if config.output.hamiltonian == "deeph":

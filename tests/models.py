@@ -37,6 +37,8 @@ def random_model(
             parameter.add_(0.3 * torch.randn_like(parameter) * parameter.abs().mean())
         network.pair_scale[:, 0] = 0.0
         network.pair_scale[:, 1] = -0.4
+        network.pair_scale[:, 2] = -0.05
+        network.onsite_scale += 0.5 * torch.rand_like(network.onsite_scale)
     template = ShellTemplate(ORBITALS)
     for row, z1 in enumerate(ORBITALS.shells):
         for column, z2 in enumerate(ORBITALS.shells):

@@ -3,15 +3,21 @@ number of ranks."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
-from tests.mpi import deeph_mpi
+from deeph_mpi.model.checkpoint import save_checkpoint
+from tests.models import random_model
+from tests.mpi import DATA, deeph_mpi
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,85 @@ CASES = {
     "missing checkpoint": Case(("infer", "infer.toml", "--set", "model.checkpoint=no.pt"), "no such file"),
     "missing matrices": Case(("solve", "solve.toml"), "no such directory"),
     "missing dataset": Case(("train", "train.toml"), "no such directory"),
+    "NaN position": Case(("infer", "run.toml", "--set", "structure.file=nan.vasp"), "not finite", code=1),
+    "overlapping atoms": Case(
+        ("infer", "run.toml", "--set", "structure.file=close.vasp"),
+        "atoms 0 (C) and 1 (C) are only 0.100 Å apart",
+        code=1,
+    ),
+    "unreadable structure": Case(("infer", "run.toml", "--set", "structure.file=broken.vasp"), "cannot read", code=1),
+    "unknown species": Case(
+        ("infer", "run.toml", "--set", "structure.file=silicon.vasp"), "does not know the element(s) Si", code=1
+    ),
+    "too short bonds": Case(("infer", "run.toml", "--set", "structure.file=short.vasp"), "shorter than any", code=1),
+    "damaged checkpoint": Case(
+        ("infer", "run.toml", "--set", "model.checkpoint=damaged.pt"), "damaged or not a deeph-mpi checkpoint", code=1
+    ),
+    "overlap of another structure": Case(
+        ("infer", "run.toml", "--set", "model.overlap=good/overlap.h5"), "belongs to another structure", code=1
+    ),
+    "truncated HDF5": Case(
+        ("solve", "solve.toml", "--set", "hamiltonian.directory=truncated"), "hamiltonian.h5", code=1
+    ),
+    "wrong orbital map": Case(
+        ("solve", "solve.toml", "--set", "hamiltonian.directory=wrong_map"), "orbits_quantity", code=1
+    ),
+    "NaN in H": Case(("solve", "solve.toml", "--set", "hamiltonian.directory=not_a_number"), "not finite", code=1),
+    "S not positive definite": Case(
+        ("solve", "solve.toml", "--set", "hamiltonian.directory=indefinite"), "not positive definite", code=1
+    ),
+    "structures missing from a dataset": Case(
+        ("train", "train.toml", "--set", "data.directory=."), "no such structure"
+    ),
+    "truncated training data": Case(
+        ("train", "train.toml", "--set", "data.directory=.", "--set", 'data.train=["truncated"]'),
+        "hamiltonian.h5",
+        code=1,
+    ),
     "missing plot input": Case(("plot", "no-results.h5"), "no-results.h5", code=1),
 }
 
 
+POSCAR = "x\n1.0\n8 0 0\n0 8 0\n0 0 8\n{element}\n2\nCartesian\n0 0 0\n{second}\n"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good checkpoint, structure and Hamiltonian, and damaged ones."""
+    folder = tmp_path_factory.mktemp("inputs")
+    save_checkpoint(folder / "model.pt", random_model())
+    (folder / "damaged.pt").write_bytes((folder / "model.pt").read_bytes()[:2000])
+    for name, second in {
+        "two": "0 0 1.5",
+        "nan": "0 0 nan",
+        "close": "0 0 0.1",
+        "short": "0 0 0.7",
+        "broken": "0 0",
+    }.items():
+        (folder / f"{name}.vasp").write_text(POSCAR.format(element="C", second=second))
+    (folder / "silicon.vasp").write_text(POSCAR.format(element="Si", second="0 0 2"))
+    (folder / "run.toml").write_text('[structure]\nfile = "two.vasp"\n[model]\ncheckpoint = "model.pt"\n')
+    for name in ("good", "truncated", "wrong_map", "not_a_number", "indefinite"):
+        shutil.copytree(DATA / "hbn_primitive", folder / name)
+    path = folder / "truncated" / "hamiltonian.h5"
+    path.write_bytes(path.read_bytes()[:-20000])
+    path = folder / "wrong_map" / "info.json"
+    info = json.loads((DATA / "hbn_primitive" / "info.json").read_text())
+    info["elements_orbital_map"]["N"] = [0, 1]
+    path.write_text(json.dumps(info))
+    for name, file, value in (("not_a_number", "hamiltonian.h5", np.nan), ("indefinite", "overlap.h5", -1.0)):
+        with h5py.File(folder / name / file, "r+") as data:
+            pairs = data["atom_pairs"][:]
+            onsite = int(np.flatnonzero((pairs[:, :3] == 0).all(axis=1) & (pairs[:, 3] == pairs[:, 4]))[0])
+            start = int(data["chunk_boundaries"][onsite])
+            data["entries"][start] = value
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, inputs: Path) -> Path:
+    for path in inputs.iterdir():
+        (tmp_path / path.name).symlink_to(path)
     (tmp_path / "cell.vasp").touch()
     (tmp_path / "net.pt").touch()
     (tmp_path / "infer.toml").write_text('[structure]\nfile = "cell.vasp"\n[model]\ncheckpoint = "net.pt"\n')

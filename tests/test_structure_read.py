@@ -92,7 +92,7 @@ GOOD = "3 0 0\n0 3 0\n0 0 3"
         (POSCAR.format(cell=GOOD.replace("3", "nan", 1), atoms="0 0 0\n1 1 1"), "lattice vector 0 is not finite"),
         (POSCAR.format(cell="3 0 0\n6 0 0\n0 0 3", atoms="0 0 0\n1 1 1"), "singular"),
         (POSCAR.format(cell=GOOD, atoms="0 0 0\n0 0 0.3"), r"atoms 0 \(C\) and 1 \(C\) are only 0\.300 Å apart"),
-        (POSCAR.format(cell=GOOD, atoms="0 0 0\n0 0 2.9"), r"image in cell \[.*\]\) are 0\.100 Å"),
+        (POSCAR.format(cell=GOOD, atoms="0 0 0\n0 0 2.9"), r"atoms 0 \(C\) and 1 \(C\) are only 0\.100 Å"),
         (POSCAR.format(cell="0.4 0 0\n0 3 0\n0 0 3", atoms="0 0 0\n0 1 1"), r"0\.400 Å apart"),
         (POSCAR.format(cell=GOOD, atoms="0 0 0"), "cannot read"),
         ("", "cannot read"),

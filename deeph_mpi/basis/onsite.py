@@ -24,7 +24,7 @@ class OnsiteLayout:
         pseudo: for L = 1, 2, …: number of pseudo channels.
         basis: (dimension, n, n), flat order: natural L = 0 (channels × 2L+1, component fastest last: [m, channel]), L = 1, …,
             then pseudo L = 1, ….
-        channel_shells: per flat component the shells (a, b), (dimension, 2).
+        channel: (dimension,) the channel (a, b, L) of each flat component: what is shared by its 2L+1 components.
         is_constant: (dimension,) bool, components that a free atom may have: L = 0.
     """
 
@@ -33,7 +33,7 @@ class OnsiteLayout:
         first = np.concatenate([[0], np.cumsum([2 * degree + 1 for degree in shells])])
         n = int(first[-1])
         top = 2 * max(shells)
-        parts: dict[tuple[bool, int], list[tuple[np.ndarray, tuple[int, int]]]] = {}
+        parts: dict[tuple[bool, int], list[np.ndarray]] = {}
         for a, la in enumerate(shells):
             for b in range(a, len(shells)):
                 lb = shells[b]
@@ -46,19 +46,21 @@ class OnsiteLayout:
                     matrices[:, first[a] : first[a + 1], first[b] : first[b + 1]] = coupling
                     if a != b:
                         matrices = (matrices + matrices.transpose(0, 2, 1)) / np.sqrt(2)
-                    parts.setdefault((odd, total), []).append((matrices, (a, b)))
+                    parts.setdefault((odd, total), []).append(matrices)
         self.natural = tuple(len(parts.get((False, total), [])) for total in range(top + 1))
         self.pseudo = tuple(len(parts.get((True, total), [])) for total in range(1, top))
         keys = [(False, total) for total in range(top + 1)] + [(True, total) for total in range(1, top)]
-        basis, owners, constant = [], [], []
+        channel: list[int] = []
+        basis, constant, count = [], [], 0
         for key in keys:
             members = parts.get(key, [])
             for m in range(2 * key[1] + 1):
-                basis += [matrices[m] for matrices, _ in members]
-                owners += [pair for _, pair in members]
+                basis += [matrices[m] for matrices in members]
+                channel += range(count, count + len(members))
                 constant += [key == (False, 0)] * len(members)
+            count += len(members)
         self.basis = np.array(basis)
-        self.channel_shells = np.array(owners)
+        self.channel = np.array(channel)
         self.is_constant = np.array(constant)
 
     @cached_property

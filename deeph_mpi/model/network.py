@@ -36,11 +36,12 @@ class HamiltonianNetwork(nn.Module):
 
     Buffers:
         pair_scale: (species², 3, channels of a pair block) a, b, c of the scale exp(a + b r + c r²), eV.
-        onsite_scale: (species, onsite components), eV.
+        onsite_scale: (species, onsite channels), eV; one number for all components of an irrep, or O(3) would break.
     """
 
     pair_scale: Tensor
     onsite_scale: Tensor
+    onsite_channel: Tensor
     swap: Tensor
     swap_sign: Tensor
 
@@ -79,7 +80,8 @@ class HamiltonianNetwork(nn.Module):
             for degree, count in enumerate(onsite.pseudo, start=1)
         )
         self.register_buffer("pair_scale", torch.zeros(species**2, 3, self.pair_layout.channels))
-        self.register_buffer("onsite_scale", torch.ones(species, onsite.dimension))
+        self.register_buffer("onsite_scale", torch.ones(species, int(onsite.channel.max()) + 1))
+        self.register_buffer("onsite_channel", torch.tensor(onsite.channel), persistent=False)
         self._reset()
 
     def _reset(self) -> None:
@@ -174,4 +176,4 @@ class HamiltonianNetwork(nn.Module):
             flat.append(head(natural[:, degree**2 : (degree + 1) ** 2]).flatten(1))
         for degree, head in enumerate(self.onsite_pseudo, start=1):
             flat.append(head(pseudo[:, degree**2 - 1 : (degree + 1) ** 2 - 1]).flatten(1))
-        return torch.cat(flat, dim=1) * self.onsite_scale[species].to(natural.dtype)
+        return torch.cat(flat, dim=1) * self.onsite_scale[:, self.onsite_channel][species].to(natural.dtype)

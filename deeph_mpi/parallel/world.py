@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import sys
 import time
 import traceback
@@ -129,6 +130,7 @@ class World:
 
     def fail(self, error: BaseException) -> int:
         """Report `error` and return the exit code; aborts the job when other ranks cannot know of it."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sent to all once one rank aborts: this one need not say so
         known = isinstance(error, DeephError)
         code = error.exit_code if isinstance(error, DeephError) else 1
         everywhere = self.size == 1 or (isinstance(error, DeephError) and error.everywhere)

@@ -107,7 +107,7 @@ def fit_scales(
 
     Returns:
         pair scales (species², 3, channels), coefficients a, b, c of exp(a + b r + c r²) in eV with c ≤ 0, and onsite
-        scales (species, components) in eV.
+        scales (species, channels) in eV.
     """
     elements = list(template.orbitals.shells)
     layout = template.layout.sectors
@@ -131,10 +131,12 @@ def fit_scales(
         pair_scale[row] = _log_quadratic(torch.cat(distances), torch.cat(squares))
         pair_scale[row][0, absent] = -80.0
         pair_scale[row][1:, absent] = 0.0
-    onsite_scale = torch.ones(len(elements), residuals[0][1].shape[1], dtype=torch.float64)
+    channel = torch.tensor(OnsiteLayout(template.shells).channel)
+    members = torch.nn.functional.one_hot(channel).double()
+    onsite_scale = torch.ones(len(elements), members.shape[1], dtype=torch.float64)
     for row, z in enumerate(elements):
         rest = torch.cat([res[torch.tensor(one.numbers == z)] for one, (_, res) in zip(labels, residuals, strict=True)])
-        onsite_scale[row] = rest.square().mean(dim=0).sqrt()
+        onsite_scale[row] = (rest.square().mean(dim=0) @ members / members.sum(dim=0)).sqrt()
     return pair_scale, onsite_scale
 
 
