@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import torch
 
+from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import InferConfig
 from deeph_mpi.data.geometry import write_geometry
 from deeph_mpi.data.info import DeephInfo
@@ -13,6 +15,7 @@ from deeph_mpi.data.overlap import on_common_pairs, read_overlap
 from deeph_mpi.data.parallel import write_rows
 from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.pairs import PairPlan
+from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.report import report_partition
 from deeph_mpi.domain.weights import pair_weights
@@ -72,6 +75,9 @@ def infer(config: InferConfig, world: World) -> None:
             write_rows(world, config.output.directory, "overlap", s, orbitals)
 
     if not config.solve.enabled:
+        if config.output.hamiltonian == "petsc":
+            with stages("write"):
+                _write_petsc(config, world, partition, orbitals, h, s)
         log.info("\n%s", stages.summary())
         return
     from deeph_mpi.solve import run_spectrum  # PETSc: not needed to predict alone
@@ -90,3 +96,13 @@ def infer(config: InferConfig, world: World) -> None:
         config=config.model_dump_json(),
         guess=model.facts.fermi_energy,
     )
+
+
+def _write_petsc(
+    config: InferConfig, world: World, partition: Partition, orbitals: np.ndarray, h: BlockSet, s: BlockSet
+) -> None:
+    from deeph_mpi.assembly.export import write_petsc
+    from deeph_mpi.assembly.pencil import PencilAssembler
+    from deeph_mpi.assembly.rows import RowMap
+
+    write_petsc(PencilAssembler(world, RowMap(partition, orbitals), h, s), config.output.directory)

@@ -1,0 +1,116 @@
+"""The whole way through the command line: structure → network → H, S on disk → states, on 1 to 4 ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from deeph_mpi.data.deeph import read_system
+from tests.dense import read_crystal
+from tests.mpi import ROOT, deeph_mpi
+
+CHECKPOINT = ROOT / "examples" / "bilayer_graphene" / "bilayer_graphene.pt"
+
+INFER = """
+[structure]
+file = "moire.vasp"
+[model]
+checkpoint = "{checkpoint}"
+dtype = "float64"
+[solve]
+states = 12
+[output]
+directory = "out{ranks}"
+hamiltonian = "deeph"
+"""
+
+SOLVE = """
+[hamiltonian]
+directory = "out1"
+[solve]
+kpoints = [[0.0, 0.0, 0.0], [0.21, -0.13, 0.0]]
+window = [-0.4, 0.4]
+[output]
+directory = "solved"
+plot = false
+"""
+
+
+def spectrum(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Eigenvalues (nk, n), verified (nk,) and E_F of a results file."""
+    with h5py.File(path) as file:
+        group = file["spectrum"]
+        return group["eigenvalues"][:], group["verified"][:], float(group.attrs["fermi_energy_eV"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """28 atoms of 21.8° twisted bilayer graphene, and its H and S predicted on one rank."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    run = deeph_mpi(1, "build", "twist", "--m", "1", "--r", "1", "--out", "moire.vasp", cwd=folder)
+    assert run.returncode == 0, run.stdout
+    infer(folder, 1)
+    return folder
+
+
+def infer(folder: Path, ranks: int, *arguments: str) -> str:
+    (folder / f"infer{ranks}.toml").write_text(INFER.format(checkpoint=CHECKPOINT, ranks=ranks))
+    run = deeph_mpi(ranks, "infer", f"infer{ranks}.toml", *arguments, cwd=folder)
+    assert run.returncode == 0, run.stdout
+    return run.stdout
+
+
+def test_inference_on_any_number_of_ranks(folder: Path) -> None:
+    reference = read_system(folder / "out1")
+    energies, verified, fermi = spectrum(folder / "out1" / "results.h5")
+    assert verified.all()
+    count = energies.shape[1]
+    assert count >= 12  # degenerate states are not torn apart
+    assert reference.hamiltonian is not None
+    exact = read_crystal(folder / "out1").energies((0.0, 0.0, 0.0))
+    filled = 28 * 4 // 2
+    assert exact[filled - 1] <= fermi <= exact[filled]
+    first = int(np.argmin(np.abs(exact - energies[0, 0])))
+    np.testing.assert_allclose(energies[0], exact[first : first + count], rtol=0, atol=1e-8)
+    for ranks in (2, 3, 4):
+        infer(folder, ranks, *(() if ranks == 2 else ("--set", "solve.enabled=false")))
+        found = read_system(folder / f"out{ranks}")
+        assert found.hamiltonian is not None
+        for one, other in ((found.hamiltonian, reference.hamiltonian), (found.overlap, reference.overlap)):
+            assert np.array_equal(one.pairs, other.pairs)
+            assert np.abs(one.entries - other.entries).max() < 1e-10
+    np.testing.assert_allclose(spectrum(folder / "out2" / "results.h5")[0], energies, rtol=0, atol=1e-8)
+
+
+def test_solve_reads_what_infer_wrote_on_other_numbers_of_ranks(folder: Path) -> None:
+    infer(folder, 4, "--set", "solve.enabled=false")
+    (folder / "solve.toml").write_text(SOLVE)
+    results = []
+    for ranks, source in ((1, "out4"), (3, "out1")):
+        run = deeph_mpi(ranks, "solve", "solve.toml", "--set", f"hamiltonian.directory={source}", cwd=folder)
+        assert run.returncode == 0, run.stdout
+        assert "proved" in run.stdout
+        results.append(spectrum(folder / "solved" / "results.h5"))
+        assert results[-1][1].all()
+    for energies, _, fermi in results[1:]:
+        np.testing.assert_allclose(energies, results[0][0], rtol=0, atol=1e-8)
+        assert abs(fermi - results[0][2]) < 1e-8
+    crystal = read_crystal(folder / "out1")
+    for energies, k in zip(results[0][0], ((0.0, 0.0, 0.0), (0.21, -0.13, 0.0)), strict=True):
+        exact = crystal.energies(k)
+        inside = exact[np.abs(exact - results[0][2]) < 0.4]
+        np.testing.assert_allclose(energies[np.isfinite(energies)], inside, rtol=0, atol=1e-8)
+
+
+def test_a_given_overlap_replaces_the_table(folder: Path) -> None:
+    """The overlap that was written from the table, read back, gives the same states."""
+    overlap = folder / "out1" / "overlap.h5"
+    run = deeph_mpi(
+        2, "infer", "infer1.toml", "--set", f"model.overlap={overlap}", "--set", "output.directory=again", cwd=folder
+    )
+    assert run.returncode == 0, run.stdout
+    expected = spectrum(folder / "out1" / "results.h5")[0]
+    np.testing.assert_allclose(spectrum(folder / "again" / "results.h5")[0], expected, rtol=0, atol=1e-8)
