@@ -84,7 +84,7 @@ def prediction(model: HamiltonianModel, system: DeephSystem) -> tuple[BlockSet, 
     """H and S from the structure alone, on this process."""
     world = World.alone()
     partition = Partition(np.zeros(len(system.structure), dtype=np.int32), 1)
-    domain = build_domain(world, system.structure, partition, model.settings.r_message, model.settings.r_pair)
+    domain = build_domain(world, system.structure, partition, model.settings.r_message, model.radii)
     orbitals = model.settings.orbitals.orbitals(system.structure.numbers)
     return predict(world, model, domain, PairPlan.build(world, partition, domain), orbitals)
 

@@ -64,6 +64,9 @@ class StructureSection(Section):
     """The atoms."""
 
     file: InputFile = key(..., "structure file, anything ASE reads: POSCAR, CIF, extxyz, …")
+    partition: Literal["rcb", "metis"] = key(
+        "rcb", "how atoms are spread over ranks: recursive coordinate bisection, or METIS (needs pymetis)"
+    )
 
 
 class ModelSection(Section):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import torch
 
-from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import InferConfig
 from deeph_mpi.data.geometry import write_geometry
 from deeph_mpi.data.info import DeephInfo
 from deeph_mpi.data.overlap import on_common_pairs, read_overlap
-from deeph_mpi.data.parallel import write_rows
+from deeph_mpi.data.parallel import check_overwritable, write_rows
 from deeph_mpi.domain.domain import build_domain
+from deeph_mpi.domain.metis import partition_atoms_metis
 from deeph_mpi.domain.pairs import PairPlan
-from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.report import report_partition
 from deeph_mpi.domain.weights import pair_weights
@@ -47,13 +45,23 @@ def infer(config: InferConfig, world: World) -> None:
             model = load_checkpoint(config.model.checkpoint, getattr(torch, config.model.dtype))
             model.species(structure.numbers)
         orbitals = model.settings.orbitals.orbitals(structure.numbers)
+        electrons = model.electrons(structure.numbers)
+        if config.output.hamiltonian == "deeph":
+            world.on_root(check_overwritable, config.output.directory)
+        if config.solve.enabled:
+            from deeph_mpi.solve import plan_spectrum, run_spectrum  # PETSc: not needed to predict alone
+
+            spectrum_plan = plan_spectrum(world, config.solve, structure, electrons, guess=model.facts.fermi_energy)
         device = rank_device(world)
         model.to(device)
 
     with stages("partition"):
-        weights = pair_weights(world, structure, orbitals, model.settings.r_pair)
-        partition = partition_atoms(structure, weights, world.size)
-        domain = build_domain(world, structure, partition, model.settings.r_message, model.settings.r_pair)
+        weights = pair_weights(world, structure, orbitals, model.radii)
+        if config.structure.partition == "metis":
+            partition = world.on_root(partition_atoms_metis, structure, weights, world.size, model.radii)
+        else:
+            partition = partition_atoms(structure, weights, world.size)
+        domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
         plan = PairPlan.build(world, partition, domain)
         log.info("%s", report_partition(world, partition, weights, domain))
         warnings = check_ranges(world, model, domain)
@@ -66,7 +74,6 @@ def infer(config: InferConfig, world: World) -> None:
             s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, partition.owner)
             h, s = on_common_pairs(h, s, orbitals)
 
-    electrons = model.electrons(structure.numbers)
     if config.output.hamiltonian == "deeph":
         with stages("write"):
             info = DeephInfo(model.settings.orbitals, occupation=electrons, vacuum_level_eV=model.vacuum_level)
@@ -74,35 +81,18 @@ def infer(config: InferConfig, world: World) -> None:
             write_rows(world, config.output.directory, "hamiltonian", h, orbitals)
             write_rows(world, config.output.directory, "overlap", s, orbitals)
 
-    if not config.solve.enabled:
+    if config.solve.enabled or config.output.hamiltonian == "petsc":
+        from deeph_mpi.assembly.export import write_petsc
+        from deeph_mpi.assembly.pencil import PencilAssembler
+        from deeph_mpi.assembly.rows import RowMap
+
+        with stages("assemble"):
+            assembler = PencilAssembler(world, RowMap(partition, orbitals), h, s)
+        del h, s  # before the factorization needs the memory
         if config.output.hamiltonian == "petsc":
             with stages("write"):
-                _write_petsc(config, world, partition, orbitals, h, s)
+                write_petsc(assembler, config.output.directory)
+    if config.solve.enabled:
+        run_spectrum(assembler, structure, spectrum_plan, config.output, stages, config.model_dump_json())
+    else:
         log.info("\n%s", stages.summary())
-        return
-    from deeph_mpi.solve import run_spectrum  # PETSc: not needed to predict alone
-
-    run_spectrum(
-        world,
-        structure,
-        model.settings.orbitals,
-        partition,
-        h,
-        s,
-        electrons,
-        config.solve,
-        config.output,
-        stages,
-        config=config.model_dump_json(),
-        guess=model.facts.fermi_energy,
-    )
-
-
-def _write_petsc(
-    config: InferConfig, world: World, partition: Partition, orbitals: np.ndarray, h: BlockSet, s: BlockSet
-) -> None:
-    from deeph_mpi.assembly.export import write_petsc
-    from deeph_mpi.assembly.pencil import PencilAssembler
-    from deeph_mpi.assembly.rows import RowMap
-
-    write_petsc(PencilAssembler(world, RowMap(partition, orbitals), h, s), config.output.directory)

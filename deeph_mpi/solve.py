@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from deeph_mpi._version import __version__
-from deeph_mpi.assembly.export import write_petsc
 from deeph_mpi.assembly.pencil import PencilAssembler
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.basis.orbitals import OrbitalMap
-from deeph_mpi.config import InferOutputSection, OutputSection, SolveConfig, SolveSection
+from deeph_mpi.config import OutputSection, SolveConfig, SolveSection
 from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.deeph import check_same_pairs
 from deeph_mpi.data.geometry import read_geometry
 from deeph_mpi.data.parallel import read_rows
-from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
+from deeph_mpi.errors import ConfigError, DeephError
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.world import World
@@ -34,7 +33,7 @@ from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["run_spectrum", "solve"]
+__all__ = ["SpectrumPlan", "plan_spectrum", "run_spectrum", "solve"]
 
 log = logging.getLogger(__name__)
 
@@ -47,97 +46,125 @@ def solve(config: SolveConfig, world: World) -> Spectrum:
     """
     stages = Stages(world)
     directory = config.hamiltonian.directory
-    petsc.load()
     with stages("read"):
         structure, info = world.on_root(read_geometry, directory)
+        plan = plan_spectrum(
+            world, config.solve, structure, info.occupation, spinful=info.spinful, guess=info.fermi_energy_eV
+        )
         orbitals = info.orbital_map.orbitals(structure.numbers)
         weights = _row_elements(world, directory / "hamiltonian.h5", orbitals)
         partition = partition_atoms(structure, weights, world.size)
         h = read_rows(world, directory / "hamiltonian.h5", partition.owner, orbitals, info.spinful)
-        if info.orthogonal_basis and not (directory / "overlap.h5").exists():
+        if info.orthogonal_basis and not world.on_root((directory / "overlap.h5").exists):
             s = _identity(partition.atoms(world.rank), orbitals)
         else:
             s = read_rows(world, directory / "overlap.h5", partition.owner, orbitals)
             with world.together():
                 check_same_pairs(h, s, str(directory))
-    return run_spectrum(
-        world,
-        structure,
-        info.orbital_map,
-        partition,
-        h,
-        s,
-        info.occupation,
-        config.solve,
-        config.output,
-        stages,
-        config=config.model_dump_json(),
-        spinful=info.spinful,
-        guess=info.fermi_energy_eV,
-    )
+    with stages("assemble"):
+        rows = RowMap(partition, orbitals * (2 if info.spinful else 1))
+        assembler = PencilAssembler(world, rows, h, s, spinful=info.spinful)
+        del h, s  # before the factorization needs the memory
+    return run_spectrum(assembler, structure, plan, config.output, stages, config.model_dump_json())
 
 
-def run_spectrum(
+@dataclass(frozen=True)
+class SpectrumPlan:
+    """What is to be solved, checked before any work is done.
+
+    Attributes:
+        options: of the solver.
+        path: the k-path, if there is one.
+        kpoints: (nk, 3) fractional.
+        weights: (nk,) of a mesh, else None.
+        is_mesh: whether the k-points sample the zone.
+    """
+
+    options: SolveOptions
+    path: KPath | None
+    kpoints: np.ndarray
+    weights: np.ndarray | None
+    is_mesh: bool
+
+
+def plan_spectrum(
     world: World,
-    structure: Structure,
-    orbital_map: OrbitalMap,
-    partition: Partition,
-    h: BlockSet,
-    s: BlockSet,
-    electrons: float | None,
     solve: SolveSection,
-    output: OutputSection,
-    stages: Stages,
+    structure: Structure,
+    electrons: float | None,
     *,
-    config: str,
     spinful: bool = False,
     guess: float | None = None,
-) -> Spectrum:
-    """Assemble, solve, write results.h5, summary.txt and plots. Collective.
+) -> SpectrumPlan:
+    """Check that PETSc is there and what [solve] asks for can be done. Collective.
 
     Args:
-        world: all ranks.
-        structure: the atoms, replicated.
-        orbital_map: shells of every element.
-        partition: owner of every atom.
-        h, s: all blocks of the rows this rank owns; eV. Not needed by the caller afterwards.
         electrons: of the neutral cell; None when unknown.
-        solve, output: sections of the configuration.
-        stages: seconds and memory so far.
-        config: the whole configuration as JSON, kept in results.h5.
         spinful: H is made of spinor blocks.
         guess: of the Fermi energy in eV.
 
-    Returns:
-        The spectrum; eigenvectors rank-local in the row order of `RowMap(partition, …)`, if asked for.
-
     Raises:
-        DeephError: with one message, on all ranks.
+        DeephError: on all ranks.
     """
-    orbitals = orbital_map.orbitals(structure.numbers)
-    rows = RowMap(partition, orbitals * (2 if spinful else 1))
+    petsc.load()
     path, kpoints, weights = world.on_root(_kpoints, solve, structure.cell, spinful)
-    with stages("assemble"):
-        assembler = PencilAssembler(world, rows, h, s, spinful=spinful)
-    del h, s
-    if isinstance(output, InferOutputSection) and output.hamiltonian == "petsc":
-        with stages("write"):
-            write_petsc(assembler, output.directory)
-    filled = None if electrons is None else electrons - solve.charge
+    target = solve.target
+    if target == "fermi" and electrons is None:
+        if guess is None:
+            raise _everywhere(
+                ConfigError('the number of electrons is not known: give solve.target in eV instead of "fermi"')
+            )
+        target = guess
+        if world.is_root:
+            log.warning("the number of electrons is not known: states around the given Fermi energy, %.4f eV", guess)
     options = SolveOptions(
-        target=solve.target,
+        target=target,
         states=solve.states,
         window=None if solve.window is None else (solve.window[0], solve.window[1]),
-        electrons=filled,
+        electrons=None if electrons is None else electrons - solve.charge,
         degeneracy=1 if spinful else 2,
         guess=guess,
         temperature=solve.temperature_K,
         eigenvectors=solve.eigenvectors,
     )
+    return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None)
+
+
+def _everywhere(error: DeephError) -> DeephError:
+    error.everywhere = True
+    return error
+
+
+def run_spectrum(
+    assembler: PencilAssembler,
+    structure: Structure,
+    plan: SpectrumPlan,
+    output: OutputSection,
+    stages: Stages,
+    config: str,
+) -> Spectrum:
+    """Solve; write results.h5, summary.txt and plots. Collective.
+
+    Args:
+        assembler: of H(k) and S(k).
+        structure: the atoms, replicated.
+        plan: see `plan_spectrum`.
+        output: section of the configuration.
+        stages: seconds and memory so far.
+        config: the whole configuration as JSON, kept in results.h5.
+
+    Returns:
+        The spectrum; eigenvectors rank-local in the row order of `assembler.rows`, if asked for.
+
+    Raises:
+        DeephError: with one message, on all ranks.
+    """
+    world, rows, options = assembler.world, assembler.rows, plan.options
+    kpoints = plan.kpoints
     log.info("%d orbitals, %d matrix elements, %d k-points", rows.dimension, assembler.nonzeros, len(kpoints))
     with stages("solve"), progress(world, "k-points", len(kpoints)) as bar:
-        result = spectrum(assembler, kpoints, options, weights, lambda line: bar.advance(note=line))
-    record = _record(result, path, solve)
+        result = spectrum(assembler, kpoints, options, plan.weights, lambda line: bar.advance(note=line))
+    record = _record(result, plan)
     run = RunRecord(
         version=__version__,
         config=config,
@@ -146,7 +173,7 @@ def run_spectrum(
         atoms=len(structure),
         orbitals=rows.dimension,
         nonzeros=assembler.nonzeros,
-        electrons=float("nan") if filled is None else filled,
+        electrons=float("nan") if options.electrons is None else options.electrons,
         degeneracy=options.degeneracy,
         temperature=options.temperature,
         stages=stages.table(),
@@ -177,10 +204,10 @@ def _kpoints(
     return None, np.array(solve.kpoints, dtype=np.float64), None
 
 
-def _record(result: Spectrum, path: KPath | None, solve: SolveSection) -> SpectrumRecord:
-    fermi = result.fermi
+def _record(result: Spectrum, plan: SpectrumPlan) -> SpectrumRecord:
+    fermi, path = result.fermi, plan.path
     notes = list(result.notes)
-    if fermi is not None and solve.mesh is None and len(result.kpoints) > 1:
+    if fermi is not None and not plan.is_mesh and len(result.kpoints) > 1:
         notes.append("E_F, HOMO and LUMO are those of the k-points given (of a path: of its points), not of a mesh")
     return SpectrumRecord(
         kpoints=result.kpoints,
@@ -198,7 +225,7 @@ def _record(result: Spectrum, path: KPath | None, solve: SolveSection) -> Spectr
         distances=np.empty(0) if path is None else path.distances,
         ticks=[] if path is None else path.ticks,
         labels=[] if path is None else path.labels,
-        is_mesh=solve.mesh is not None,
+        is_mesh=plan.is_mesh,
     )
 
 

@@ -68,7 +68,7 @@ def predict_alone(
     """H and S of a structure on this process: {(R1, R2, R3, i, j): block}."""
     world = World.alone()
     partition = Partition(np.zeros(len(structure), dtype=np.int32), 1)
-    domain = build_domain(world, structure, partition, model.settings.r_message, model.settings.r_pair)
+    domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
     plan = PairPlan.build(world, partition, domain)
     orbitals = ORBITALS.orbitals(structure.numbers)
     h, s = predict(world, model, domain, plan, orbitals, memory_gb)

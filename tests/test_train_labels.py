@@ -18,7 +18,7 @@ from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.model import HamiltonianModel, packed_to_lab, shell_rotation
 from deeph_mpi.model.predict import predict
 from deeph_mpi.parallel import World
-from deeph_mpi.train.fit import align_zeros, electrons_per_element, fit_tables
+from deeph_mpi.train.fit import align_zeros, electrons_per_element, fit_tables, pair_radii
 from deeph_mpi.train.labels import make_labels
 from deeph_mpi.train.sampler import epoch_batches, share
 from tests.mpi import DATA, ROOT
@@ -59,7 +59,7 @@ def test_overlap_from_the_table_equals_the_file(model: HamiltonianModel) -> None
         system = read_system(EXAMPLE / "structures" / name)
         world = World.alone()
         partition = Partition(np.zeros(len(system.structure), dtype=np.int32), 1)
-        domain = build_domain(world, system.structure, partition, model.settings.r_message, model.settings.r_pair)
+        domain = build_domain(world, system.structure, partition, model.settings.r_message, model.radii)
         orbitals = model.settings.orbitals.orbitals(system.structure.numbers)
         h, s = predict(world, model, domain, PairPlan.build(world, partition, domain), orbitals)
         found = {tuple(pair): index for index, pair in enumerate(s.pairs.tolist())}
@@ -103,9 +103,36 @@ def test_tables_are_exact_for_two_centre_matrices() -> None:
         table(torch.tensor([0.5], dtype=torch.float64), torch.tensor([0]))
 
 
+def test_pairs_of_unlike_ranges() -> None:
+    """A pair of elements whose data end early is zero beyond its own radius, not a wild spline."""
+    system = read_system(DATA / "hbn_c")
+    template = ShellTemplate(system.info.orbital_map)
+    labels = make_labels("hbn_c", system, template)
+    z = labels.numbers
+    bb = (z[labels.i] == 5) & (z[labels.j] == 5)
+    distances = torch.linalg.vector_norm(labels.vectors, dim=1)
+    keep = torch.tensor(~bb) | (distances < 4.6)
+    for name in ("i", "j", "vectors", "hamiltonian", "overlap"):
+        setattr(labels, name, getattr(labels, name)[keep])
+    elements = list(template.orbitals.shells)
+    radii = pair_radii([labels], elements).view(3, 3)
+    assert radii[0, 0] < 4.9
+    assert radii[0, 2] == radii[2, 0] > 7.5
+    table, _ = fit_tables([labels], template)
+    beyond = torch.linspace(float(radii[0, 0]), table.r_max, 200, dtype=torch.float64)
+    assert float(table(beyond, torch.zeros(200, dtype=torch.int64)).abs().max()) < 1e-3
+    within = distances[keep][(z[labels.i] == 5) & (z[labels.j] == 5)]
+    values = table(within, torch.zeros(len(within), dtype=torch.int64))
+    exact = labels.overlap[(z[labels.i] == 5) & (z[labels.j] == 5)][:, : values.shape[1]]
+    assert float((values - exact).abs().max()) < 1e-4
+
+
 def test_electron_counts() -> None:
     bn, c = np.array([5, 7, 6]), np.array([6, 6])
     assert electrons_per_element([bn, c], [12.0, 8.0], [5, 6, 7]) == {5: 3.0, 6: 4.0, 7: 5.0}
+    mo_s2 = [np.array([42, 16, 16])]
+    with pytest.raises(DataError, match=r"give the valence electrons of each in data\.electrons"):
+        electrons_per_element(mo_s2, [26.0], [16, 42])
     with pytest.raises(DataError, match="do not add up"):
         electrons_per_element([c, np.array([6])], [8.0, 5.0], [6])
 

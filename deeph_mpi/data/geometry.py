@@ -29,11 +29,10 @@ def read_geometry(directory: str | os.PathLike[str]) -> tuple[Structure, DeephIn
     if not (directory / "POSCAR").is_file():
         raise DataError(f"'{directory}' is not a DeepH-layout directory: it has no POSCAR")
     try:
-        structure = read_structure(directory / "POSCAR")
+        structure = read_structure(directory / "POSCAR", pbc=read_info(directory).pbc)
     except StructureError as error:
         raise DataError(str(error)) from None
-    info = read_info(directory, structure.numbers)
-    return replace(structure, pbc=np.array(info.pbc, dtype=bool)), info
+    return structure, read_info(directory, structure.numbers)
 
 
 def write_geometry(

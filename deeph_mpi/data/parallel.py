@@ -17,7 +17,7 @@ from deeph_mpi.data.ragged import by_shape, find, gather_entries, pair_keys, rev
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel import World
 
-__all__ = ["read_rows", "write_rows"]
+__all__ = ["check_overwritable", "read_rows", "write_rows"]
 
 # Entries that all ranks together move in one exchange: no rank can then receive more, so mpi4py's int32 counts hold
 # and the buffers stay below 1 GB (complex128).
@@ -243,6 +243,25 @@ def _file_order(directory: Path, atoms: int) -> np.ndarray | None:
     if info.atom_order is not None and len(info.atom_order) != atoms:
         raise DataError(f"'{directory}' describes {len(info.atom_order)} atoms, the matrix {atoms}")
     return info.atom_order
+
+
+def check_overwritable(directory: Path) -> None:
+    """Refuse a directory that holds matrices of another origin, before any work is done. Not collective.
+
+    Raises:
+        DataError: when one of its matrices is not a joined file of shards, as `write_rows` makes them.
+    """
+    for name in ("hamiltonian", "overlap"):
+        path = directory / f"{name}.h5"
+        if not path.exists():
+            continue
+        try:
+            with h5py.File(path) as file:
+                ours = bool(file["entries"].is_virtual)
+        except (OSError, KeyError):
+            ours = False
+        if not ours:
+            raise DataError(f"'{path}' was not written by infer and would be lost: choose another output.directory")
 
 
 def _clear(directory: Path, name: str) -> None:

@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import torch
 
 from deeph_mpi._version import __version__
+from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.model import HamiltonianModel, ModelFacts
 from deeph_mpi.model.network import HamiltonianNetwork
@@ -86,13 +87,17 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
             for name in ("overlap", "baseline")
         ]
         facts = ModelFacts(**content["facts"])
+        pairs, size = len(network.settings.orbitals.shells) ** 2, ShellTemplate(network.settings.orbitals).size
+        for table in tables:
+            if len(table.coefficients) != pairs or table.onsite.shape[1:] != (size, size):
+                raise ValueError("its tables are for other elements or orbitals than its network")
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()
         raise ModelError(f"the checkpoint is incomplete or inconsistent: {reason[0] if reason else error!r}") from None
     for name, value in [
+        *(("overlap." + key, value) for key, value in tables[0].state_dict().items()),
+        *(("baseline." + key, value) for key, value in tables[1].state_dict().items()),
         *network.state_dict().items(),
-        ("overlap", tables[0].coefficients),
-        ("H", tables[1].coefficients),
     ]:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(f"the checkpoint holds numbers that are not finite ({name})")

@@ -13,7 +13,7 @@ from deeph_mpi.basis.wigner import bond_frames, wigner_matrices
 __all__ = ["BondGeometry", "Bonds", "envelope", "radial_basis"]
 
 
-def envelope(distances: Tensor, radius: float) -> Tensor:
+def envelope(distances: Tensor, radius: float | Tensor) -> Tensor:
     """Polynomial 1 → 0 at `radius` with two continuous derivatives (DimeNet's, p = 6: arXiv:2003.03123, eq. 8)."""
     x = (distances / radius).clamp(max=1.0)
     return 1.0 - x**6 * (28.0 - 48.0 * x + 21.0 * x**2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class ModelFacts:
         margin: Å below `shortest` to which tables still serve; shorter distances are refused.
         fermi_energy: mean of the training structures' Fermi energies in the zero of energy of H, eV: where a search starts.
         units: of energies and lengths.
-        provenance: version, date, training command and errors.
+        provenance: version, date, dataset, training configuration and errors.
     """
 
     electrons: dict[int, float]
@@ -102,6 +103,12 @@ class HamiltonianModel(nn.Module):
             known = ", ".join(self.settings.orbitals.to_symbols())
             raise ModelError(f"the checkpoint does not know the element(s) {names}; it was trained on {known}")
         return torch.tensor(np.searchsorted(self.elements, numbers))
+
+    @property
+    def radii(self) -> dict[tuple[int, int], float]:
+        """Radius of the Hamiltonian's pairs for every pair of atomic numbers, Å."""
+        elements, radii = self.elements.tolist(), self.network.pair_radius.tolist()
+        return {(zi, zj): radii[row] for row, (zi, zj) in enumerate(product(elements, elements))}
 
     def electrons(self, numbers: np.ndarray) -> float | None:
         """Electrons of a neutral cell with atomic numbers (N,); None when the training data did not tell."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deeph_mpi.basis.onsite import OnsiteLayout
 from deeph_mpi.basis.sectors import SectorLayout
 from deeph_mpi.basis.template import ShellTemplate
-from deeph_mpi.model.geometry import BondGeometry, Bonds
+from deeph_mpi.model.geometry import BondGeometry, Bonds, envelope
 from deeph_mpi.model.message import BondFactors, BondFrame, MessageLayer
 from deeph_mpi.model.o2 import BondConvolution, GatedSectors, SectorLinear, swapped_weights
 from deeph_mpi.model.o3 import EquivariantLinear, EquivariantNorm, FeedForward
@@ -36,10 +36,12 @@ class HamiltonianNetwork(nn.Module):
 
     Buffers:
         pair_scale: (species², 3, channels of a pair block) a, b, c of the scale exp(a + b r + c r²), eV.
+        pair_radius: (species²,) Å, where blocks of each pair of elements have become zero.
         onsite_scale: (species, onsite channels), eV; one number for all components of an irrep, or O(3) would break.
     """
 
     pair_scale: Tensor
+    pair_radius: Tensor
     onsite_scale: Tensor
     onsite_channel: Tensor
     swap: Tensor
@@ -80,6 +82,7 @@ class HamiltonianNetwork(nn.Module):
             for degree, count in enumerate(onsite.pseudo, start=1)
         )
         self.register_buffer("pair_scale", torch.zeros(species**2, 3, self.pair_layout.channels))
+        self.register_buffer("pair_radius", torch.full((species**2,), settings.r_pair, dtype=torch.float64))
         self.register_buffer("onsite_scale", torch.ones(species, int(onsite.channel.max()) + 1))
         self.register_buffer("onsite_channel", torch.tensor(onsite.channel), persistent=False)
         self._reset()
@@ -149,7 +152,7 @@ class HamiltonianNetwork(nn.Module):
         return torch.cat(runs, dim=1) * self.scales(bonds, pair_species)
 
     def scales(self, bonds: Bonds, pair_species: Tensor) -> Tensor:
-        """Scale of each packed component, with the envelope: (n, dimension of the pair layout)."""
+        """Scale of each packed component, with the envelope of the pair of elements: (n, dimension of the pair layout)."""
         r = bonds.distances
         powers = torch.stack([torch.ones_like(r), r, r * r], dim=1)
         species = pair_species.unique()
@@ -157,7 +160,7 @@ class HamiltonianNetwork(nn.Module):
         for kind in species:
             rows = (pair_species == kind).nonzero()[:, 0]
             scale[rows] = torch.exp(powers[rows] @ self.pair_scale[kind].to(powers.dtype)).to(scale.dtype)
-        scale = scale * bonds.envelope
+        scale = scale * envelope(r, self.pair_radius.to(r.dtype)[pair_species])[:, None].to(scale.dtype)
         layout = self.pair_layout
         runs = [scale[:, : layout.even + layout.odd]]
         start = layout.even + layout.odd

@@ -17,13 +17,14 @@ __all__ = ["rank_device", "torch_group"]
 
 def rank_device(world: World) -> torch.device:
     """The GPU of this rank (local rank modulo the GPUs of the node), or the CPU where there is none. Collective."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
     from mpi4py import MPI
 
     node = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
-    index = node.Get_rank() % torch.cuda.device_count()
+    local = node.Get_rank()
     node.Free()
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = local % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ PADDING = 20.0  # Å, height of the cell in a non-periodic direction for which t
 _FORMATS = {".vasp": "vasp", ".poscar": "vasp", ".cif": "cif", ".extxyz": "extxyz", ".xyz": "extxyz"}
 
 
-def read_structure(path: str | os.PathLike[str], index: int = -1) -> Structure:
+def read_structure(path: str | os.PathLike[str], index: int = -1, pbc: Sequence[bool] | None = None) -> Structure:
     """Read a structure from any format ASE knows (POSCAR, CIF, extxyz, …), in the order of the file.
 
     Positions are not wrapped. Where a direction is not periodic and the file has no vector for it, an orthogonal
@@ -30,6 +31,7 @@ def read_structure(path: str | os.PathLike[str], index: int = -1) -> Structure:
     Args:
         path: the file.
         index: which frame of a trajectory; the last by default.
+        pbc: periodic directions, where the format cannot say them (POSCAR).
 
     Raises:
         StructureError: when the file is missing or unreadable, or the structure fails `check_structure`.
@@ -42,13 +44,13 @@ def read_structure(path: str | os.PathLike[str], index: int = -1) -> Structure:
         atoms = read(path, index=index, format="vasp" if _is_poscar(path) else None, parallel=False)
     except Exception as error:  # ASE's parsers raise anything from KeyError to StopIteration on bad input
         raise StructureError(f"cannot read '{path}' as a structure: {type(error).__name__}: {error}") from error
-    pbc = np.array(atoms.pbc, dtype=bool)
+    periodic = np.array(atoms.pbc if pbc is None else pbc, dtype=bool)
     cell = np.array(atoms.cell, dtype=np.float64)
     structure = Structure(
         numbers=np.array(atoms.numbers, dtype=np.int64),
         positions=np.array(atoms.positions, dtype=np.float64),
-        cell=_padded(cell, atoms.positions) if not pbc.all() and np.isfinite(cell).all() else cell,
-        pbc=pbc,
+        cell=_padded(cell, atoms.positions) if not periodic.all() and np.isfinite(cell).all() else cell,
+        pbc=periodic,
     )
     check_structure(structure, str(path))
     return structure

@@ -26,6 +26,7 @@ __all__ = [
     "fit_scales",
     "fit_tables",
     "neighbour_counts",
+    "pair_radii",
     "shortest_distances",
 ]
 
@@ -60,7 +61,12 @@ def fit_tables(labels: Sequence[Labels], template: ShellTemplate) -> tuple[TwoCe
                 here, there = (a == zi) & (b == zj), (a == zj) & (b == zi)
                 distances += [r[here], r[there]]
                 values += [packed[here], packed[there][:, swap] * sign]
-            if sum(map(len, distances)):
+            own = np.concatenate(distances)
+            if len(own):
+                # beyond its own range a pair of elements has no data, but a value: zero
+                beyond = np.arange(own.max() + OVERHANG, knots[-1], SPACING / 4)
+                distances.append(beyond)
+                values.append(np.zeros((len(beyond), even)))
                 coefficients[row] = fit_splines(
                     np.concatenate(distances), np.concatenate(values), knots, stiffness=1e-8
                 )
@@ -164,6 +170,22 @@ def _log_quadratic(distances: Tensor, squares: Tensor) -> Tensor:
     return result
 
 
+def pair_radii(labels: Sequence[Labels], elements: Sequence[int]) -> Tensor:
+    """Radius of every ordered pair of elements, Å: the longest pair of the training data plus `OVERHANG`; of all for
+    pairs of elements that do not occur. (species²,) float64."""
+    found: dict[tuple[int, int], float] = {}
+    for one in labels:
+        r = torch.linalg.vector_norm(one.vectors, dim=1).numpy()
+        a, b = one.numbers[one.i], one.numbers[one.j]
+        for za, zb in np.unique(np.stack([a, b], axis=1), axis=0).tolist():
+            longest = float(r[(a == za) & (b == zb)].max())
+            for key in ((za, zb), (zb, za)):
+                found[key] = max(found.get(key, 0.0), longest)
+    largest = max(found.values())
+    radii = [found.get(key, largest) + OVERHANG for key in product(elements, elements)]
+    return torch.tensor(radii, dtype=torch.float64)
+
+
 def shortest_distances(labels: Sequence[Labels]) -> dict[str, float]:
     """Shortest distance in Å for every pair of elements "z1-z2", z1 ≤ z2, that occurs."""
     found: dict[str, float] = {}
@@ -195,11 +217,11 @@ def electrons_per_element(
 ) -> dict[int, float]:
     """Valence electrons of each element from the electron counts of neutral cells.
 
-    Where the structures do not tell elements apart (hBN always has as many B as N), the usual number of valence electrons
-    is taken if it agrees with all counts.
+    Where the structures do not tell elements apart (hBN always has as many B as N), the usual numbers of valence electrons
+    are taken if they agree with all counts.
 
     Raises:
-        DataError: when the counts contradict each other.
+        DataError: when the counts contradict each other, or leave the elements' numbers open.
     """
     known = [(n, occupation) for n, occupation in zip(numbers, occupations, strict=True) if occupation is not None]
     if not known:
@@ -211,8 +233,13 @@ def electrons_per_element(
     found: np.ndarray
     if np.linalg.matrix_rank(counts) == len(elements):
         found = np.linalg.lstsq(counts, total, rcond=None)[0]
+    elif np.abs(counts @ usual - total).max() < 1e-3:
+        found = usual
     else:
-        found = usual + np.linalg.lstsq(counts, total - counts @ usual, rcond=None)[0]
+        raise DataError(
+            "the electron counts of the training structures do not tell the elements apart: give the valence electrons "
+            "of each in data.electrons, such as {Mo = 14, S = 6}"
+        )
     found = np.round(found, 6)
     if np.abs(counts @ found - total).max() > 1e-3:
         names = ", ".join(chemical_symbols[z] for z in elements)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from deeph_mpi.basis.onsite import OnsiteLayout
@@ -57,8 +58,10 @@ def make_labels(name: str, system: DeephSystem, template: ShellTemplate) -> Labe
         raise DataError(f"{name}: training needs a Hamiltonian without spin-orbit coupling")
     numbers = system.structure.numbers
     for number in np.unique(numbers).tolist():
-        if system.info.orbital_map.shells[number] != template.orbitals.shells.get(number):
-            raise DataError(f"{name}: the orbital map differs from that of the other structures")
+        if number not in template.orbitals.shells:
+            raise DataError(f"{name}: {chemical_symbols[number]} does not occur in the training structures")
+        if system.info.orbital_map.shells[number] != template.orbitals.shells[number]:
+            raise DataError(f"{name}: the orbital map differs from that of the training structures")
     orbitals = template.orbitals.orbitals(numbers)
     pairs = system.hamiltonian.pairs
     i, j, R = pairs[:, 3], pairs[:, 4], pairs[:, :3]

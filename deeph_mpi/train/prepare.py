@@ -13,7 +13,7 @@ from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.config import TrainConfig
 from deeph_mpi.data.deeph import DeephSystem, read_system
-from deeph_mpi.data.info import read_info
+from deeph_mpi.data.geometry import read_geometry
 from deeph_mpi.errors import DataError
 from deeph_mpi.model.model import HamiltonianModel, ModelFacts
 from deeph_mpi.model.network import HamiltonianNetwork
@@ -26,6 +26,7 @@ from deeph_mpi.train.fit import (
     fit_scales,
     fit_tables,
     neighbour_counts,
+    pair_radii,
     shortest_distances,
 )
 from deeph_mpi.train.labels import Labels, make_labels
@@ -36,14 +37,16 @@ log = logging.getLogger(__name__)
 
 
 def common_orbitals(directory: Path, names: list[str]) -> OrbitalMap:
-    """The orbital map of all structures together.
+    """The orbital map of the elements that occur in some structures.
 
     Raises:
         DataError: when two structures give an element different shells.
     """
     shells: dict[int, tuple[int, ...]] = {}
     for name in names:
-        for number, own in read_info(directory / name).orbital_map.shells.items():
+        structure, info = read_geometry(directory / name)
+        for number in np.unique(structure.numbers).tolist():
+            own = info.orbital_map.shells[number]
             if shells.setdefault(number, own) != own:
                 raise DataError(f"{directory / name}: the orbital map contradicts that of the other structures")
     return OrbitalMap(dict(sorted(shells.items())))
@@ -60,7 +63,7 @@ def read_labels(directory: Path, names: list[str], template: ShellTemplate) -> t
 
 
 def untrained_model(
-    config: TrainConfig, systems: list[DeephSystem], labels: list[Labels]
+    config: TrainConfig, template: ShellTemplate, systems: list[DeephSystem], labels: list[Labels]
 ) -> tuple[HamiltonianModel, list[float]]:
     """Fit tables and scales to the training structures and put an untrained network (seeded) on top.
 
@@ -69,7 +72,6 @@ def untrained_model(
     Returns:
         The model, and by how much each structure's zero of energy was moved, eV.
     """
-    template = ShellTemplate(common_orbitals(config.data.directory, [one.name for one in labels]))
     referenced = all(system.info.vacuum_level_eV is not None for system in systems)
     shifts = [0.0] * len(labels)
     if not referenced:
@@ -113,6 +115,7 @@ def untrained_model(
     residuals = [baseline_residuals(model, one) for one in labels]
     pair_scale, onsite_scale = fit_scales(labels, residuals, template)
     model.network.pair_scale.copy_(pair_scale)
+    model.network.pair_radius.copy_(pair_radii(labels, elements))
     model.network.onsite_scale.copy_(onsite_scale)
     return model, shifts
 

@@ -73,11 +73,11 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
     stages = Stages(world)
     data = config.data
     with stages("read"), world.together():
-        template = ShellTemplate(common_orbitals(data.directory, [*data.train, *data.validation, *data.test]))
+        template = ShellTemplate(common_orbitals(data.directory, data.train))
         systems, labels = read_labels(data.directory, data.train, template)
         held = read_labels(data.directory, (data.validation + data.test)[world.rank :: world.size], template)
     with stages("fit tables"):
-        plain, shifts = world.on_root(_fitted, config, systems, labels)
+        plain, shifts = world.on_root(_fitted, config, template, systems, labels)
         model = from_plain(plain)
         for one, shift in zip(labels, shifts, strict=True):
             if not world.is_root and shift:  # rank 0 has done it while fitting
@@ -102,9 +102,9 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
 
 
 def _fitted(
-    config: TrainConfig, systems: list[DeephSystem], labels: list[Labels]
+    config: TrainConfig, template: ShellTemplate, systems: list[DeephSystem], labels: list[Labels]
 ) -> tuple[dict[str, Any], list[float]]:
-    model, shifts = untrained_model(config, systems, labels)
+    model, shifts = untrained_model(config, template, systems, labels)
     return to_plain(model), shifts
 
 
@@ -173,11 +173,13 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end (or a limit); afterwards the model has the best weights. Collective."""
+        resume = self.world.on_root(lambda: self.settings.resume and self.restart.exists())
         with self.world.together():
-            if self.settings.resume and self.restart.exists():
+            if resume:
                 self._resume()
             elif self.world.is_root:
                 self.config.output.directory.mkdir(parents=True, exist_ok=True)
+                self.restart.unlink(missing_ok=True)  # of a run that is not to be continued
                 self.log_file.write_text(",".join(COLUMNS) + "\n")
         begin = time.monotonic() - self.seconds
         with progress(self.world, "epoch", self.settings.epochs) as bar:
@@ -311,8 +313,8 @@ def _comparable(config: TrainConfig) -> dict[str, str]:
     found = {}
     for section in ("data", "network", "train"):
         for name, value in getattr(config, section).model_dump(mode="json").items():
-            if f"{section}.{name}" not in free:
-                found[f"{section}.{name}"] = repr(value)
+            if f"{section}.{name}" not in free:  # a moved dataset is the same dataset
+                found[f"{section}.{name}"] = repr(Path(value).name if name == "directory" else value)
     return found
 
 
@@ -338,6 +340,7 @@ def _report(config: TrainConfig, world: World, model: HamiltonianModel, checks: 
         "structures": {"train": len(config.data.train), "validation": len(config.data.validation)},
         "dataset": Path(config.data.directory).name,
         "ranks": world.size,
+        "config": config.model_dump_json(exclude={"data": {"directory"}, "output": True}),
     }
     for name, validation in (("validation", True), ("test", False)):
         if getattr(config.data, name):

@@ -45,9 +45,9 @@ STRUCTURES = {"slab": slab(), "bulk": bulk(), "two atoms, many images": small_cr
 def test_same_blocks_as_one_rank(world: World, name: str, dtype: torch.dtype, tolerance: float) -> None:
     structure, model = STRUCTURES[name], random_model(dtype)
     orbitals = ORBITALS.orbitals(structure.numbers)
-    weights = pair_weights(world, structure, orbitals, model.settings.r_pair)
+    weights = pair_weights(world, structure, orbitals, model.radii)
     partition = partition_atoms(structure, weights, world.size)
-    domain = build_domain(world, structure, partition, model.settings.r_message, model.settings.r_pair)
+    domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
     if name == "bulk" and world.size == 4:
         assert world.comm.allreduce(len(domain.pair_halo.neighbours) >= 3) == 4
     if name.startswith("two") and world.size > 2:
@@ -74,7 +74,7 @@ def test_same_blocks_as_one_rank(world: World, name: str, dtype: torch.dtype, to
 def test_short_bonds_and_unknown_pairs(world: World) -> None:
     structure, model = slab(), random_model()
     partition = partition_atoms(structure, np.ones(48), world.size)
-    domain = build_domain(world, structure, partition, model.settings.r_message, model.settings.r_pair)
+    domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
     nn = structure.numbers == 7
     short = 2 * int(np.count_nonzero(np.triu(_distances(structure)[np.ix_(nn, nn)] < 2.0, 1)))
     model.facts = replace(model.facts, shortest={"6-6": 0.8, "7-7": 2.0}, margin=1.5)
