@@ -70,7 +70,7 @@ def predict_alone(
     partition = Partition(np.zeros(len(structure), dtype=np.int32), 1)
     domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
     plan = PairPlan.build(world, partition, domain)
-    orbitals = ORBITALS.orbitals(structure.numbers)
+    orbitals = model.settings.orbitals.orbitals(structure.numbers)
     h, s = predict(world, model, domain, plan, orbitals, memory_gb)
     return as_dict(h, orbitals), as_dict(s, orbitals)
 

@@ -9,17 +9,21 @@ import pytest
 import torch
 from e3nn import o3
 
+from deeph_mpi.model.checkpoint import load_checkpoint
+from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.structure.read import read_structure
 from deeph_mpi.structure.structure import Structure
-from tests.models import ORBITALS, chiral_cluster, predict_alone, random_model, small_crystal
+from tests.models import chiral_cluster, predict_alone, random_model, small_crystal
+from tests.mpi import ROOT
 
 Blocks = dict[tuple[int, ...], np.ndarray]
 
 
-def representation(matrix: np.ndarray, number: int) -> np.ndarray:
+def representation(matrix: np.ndarray, shells: tuple[int, ...]) -> np.ndarray:
     """Matrix by which an element's orbitals transform under an orthogonal 3×3 matrix; from e3nn, not from our code."""
     yzx = torch.tensor(matrix)[[1, 2, 0]][:, [1, 2, 0]]
     torch.set_default_dtype(torch.float64)  # e3nn's matrices are of single precision otherwise, whatever their dtype
-    blocks = [o3.Irrep(degree, (-1) ** degree).D_from_matrix(yzx).numpy() for degree in ORBITALS.shells[number]]
+    blocks = [o3.Irrep(degree, (-1) ** degree).D_from_matrix(yzx).numpy() for degree in shells]
     torch.set_default_dtype(torch.float32)
     size = sum(len(block) for block in blocks)
     whole, start = np.zeros((size, size)), 0
@@ -54,17 +58,29 @@ OPERATIONS = {
 @pytest.mark.parametrize("structure", [chiral_cluster(), small_crystal()], ids=["chiral cluster", "small crystal"])
 @pytest.mark.parametrize("operation", list(OPERATIONS))
 def test_o3_equivariance(structure: Structure, operation: str) -> None:
-    model, matrix = random_model(), OPERATIONS[operation]
+    check_equivariance(random_model(), structure, OPERATIONS[operation], 1e-11)
+
+
+@pytest.mark.parametrize("operation", list(OPERATIONS))
+def test_trained_network_is_o3_equivariant(operation: str) -> None:
+    """What training adds to the weights (scales, tables, constants) must respect O(3) as well."""
+    example = ROOT / "examples" / "bilayer_graphene"
+    model = load_checkpoint(example / "bilayer_graphene.pt", torch.float64)
+    check_equivariance(model, read_structure(example / "structures" / "035" / "POSCAR"), OPERATIONS[operation], 1e-10)
+
+
+def check_equivariance(model: HamiltonianModel, structure: Structure, matrix: np.ndarray, tolerance: float) -> None:
+    """H and S of the moved structure are the moved H and S."""
     after = predict_alone(model, moved(structure, matrix))
     for before, found in zip(predict_alone(model, structure), after, strict=True):
-        representations = {z: representation(matrix, z) for z in (6, 7)}
+        representations = {z: representation(matrix, shells) for z, shells in model.settings.orbitals.shells.items()}
         expected = {}
         for key, block in before.items():
             left, right = (representations[int(structure.numbers[atom])] for atom in key[3:])
             expected[key] = left @ block @ right.T
         size = max(np.abs(block).max() for block in before.values())
         assert size > 0.05
-        assert largest_difference(expected, found) < 1e-11 * max(size, 1.0)
+        assert largest_difference(expected, found) < tolerance * max(size, 1.0)
 
 
 def test_antisymmetric_and_odd_parts_are_there() -> None:
