@@ -20,7 +20,7 @@ class Eigenpairs:
 
     Attributes:
         energies: (m,) float64, eV.
-        vectors: (local_dimension, m), the rows of this rank.
+        vectors: (local_dimension, m), the rows of this rank; (0, m) once they were dropped.
         residuals: (m,) float64, ‖H x − E S x‖₂ / ‖S x‖₂ in eV.
     """
 

@@ -22,8 +22,9 @@ _RESOLVED = 1e-6  # eV: a shift this close to an eigenvalue is moved before anyt
 class ShiftedFactor:
     """The factor of H − σS for one shift at a time; symbolic analysis and work matrix are shared by all shifts.
 
-    With MUMPS in real arithmetic it is an LDLᵀ without compression or dropping, so that its inertia is exact up to
-    eigenvalues within rounding of σ. In complex arithmetic, or without MUMPS, it is an LU without inertia.
+    With MUMPS in real arithmetic it is an LDLᵀ whose inertia is exact up to eigenvalues within rounding of σ, unless
+    PETSC_OPTIONS made MUMPS compress or perturb it, which `doubt` then says. In complex arithmetic, or without MUMPS, it
+    is an LU without inertia.
 
     Attributes:
         pencil: what is factored.
@@ -31,6 +32,7 @@ class ShiftedFactor:
         inertias: σ → number of eigenvalues below, for all shifts counted so far (multiplicities reduced).
         factorizations: how many were made.
         overlap_positive: whether S ≻ 0 was shown.
+        doubt: why the inertias prove nothing; empty when they do.
     """
 
     def __init__(self, pencil: Pencil) -> None:
@@ -39,13 +41,14 @@ class ShiftedFactor:
         self.inertias: dict[float, int] = {}
         self.factorizations = 0
         self.overlap_positive = False
+        self.doubt = ""
         self.counts_inertia = petsc.has_mumps() and not petsc.is_complex()
         self._work = pencil.h.duplicate(copy=False)
         self._pc: Any = None
         self._workspace = 30  # per cent above MUMPS's estimate
 
     def require_positive_overlap(self) -> None:
-        """Show S ≻ 0 by its inertia, where that can be had. Collective.
+        """Show S ≻ 0 by its inertia, where that can be had without doubt. Collective.
 
         Raises:
             SolverError: S has negative or zero eigenvalues.
@@ -55,6 +58,8 @@ class ShiftedFactor:
         self.pencil.s.copy(self._work, self._same_pattern)
         self.shift = float("nan")
         self._factor()
+        if self.doubt:
+            return
         negative, null = self._negative_and_null()
         if negative or null:
             raise SolverError(
@@ -125,6 +130,7 @@ class ShiftedFactor:
             mumps = self._pc.getFactorMatrix()
             code, detail = mumps.getMumpsInfog(1), mumps.getMumpsInfog(2)
             if code >= 0:
+                self.doubt = _doubt(mumps) if self.counts_inertia else ""
                 return not self.counts_inertia or self._negative_and_null()[1] == 0
             needed = mumps.getMumpsInfog(16), mumps.getMumpsInfog(17)
             self._pc.destroy()
@@ -189,3 +195,20 @@ class ShiftedFactor:
         x.destroy()
         y.destroy()
         return float(distance)
+
+
+def _doubt(mumps: Any) -> str:
+    """Why the inertia of a MUMPS factor proves nothing, from the settings it was made with; empty when it does.
+
+    PETSC_OPTIONS override what `_new_preconditioner` sets. Meanings of ICNTL and CNTL: MUMPS users' guide, section 6.
+    """
+    icntl, cntl = mumps.getMumpsIcntl, mumps.getMumpsCntl
+    if icntl(35) != 0 and cntl(7) > 0:
+        return f"the factor is compressed (MUMPS: ICNTL(35) = {icntl(35)}, CNTL(7) = {cntl(7):g})"
+    if cntl(4) >= 0:
+        return f"the factor is perturbed by static pivoting (MUMPS: CNTL(4) = {cntl(4):g})"
+    if cntl(1) <= 0:
+        return f"the factor was made without numerical pivoting (MUMPS: CNTL(1) = {cntl(1):g})"
+    if icntl(13) <= 0 or icntl(24) != 1:
+        return f"pivots may be uncounted (MUMPS: ICNTL(13) = {icntl(13)}, ICNTL(24) = {icntl(24)}; both must be 1)"
+    return ""

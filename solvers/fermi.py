@@ -12,11 +12,12 @@ from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.slicing import nearest_states, states_in_window
 from deeph_mpi.solvers.states import States
 
-__all__ = ["BOLTZMANN_EV", "FermiLevel", "Filling", "fermi_level", "frontier_states"]
+__all__ = ["BOLTZMANN_EV", "FermiLevel", "Filling", "fermi_level", "frontier_states", "occupations"]
 
 BOLTZMANN_EV = 8.617333262e-5  # eV/K, CODATA 2018
 _SEARCH = 60  # factorizations spent on bracketing a level at most
 _METALLIC = 1e-6  # eV: a smaller gap is none
+_CLUSTER_WIDTH = 1e-4  # eV: a narrower bracket is not bisected further, however many states it holds
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class FermiLevel:
 
     Attributes:
         energy: E_F in eV: the middle of the gap, or for a metal where the occupations sum to the electron count.
-        homo, lumo: highest occupied and lowest empty energy over all k-points, eV.
+        homo, lumo: highest occupied and lowest empty energy over all k-points, eV; of a metal the nearest found at or
+            below E_F and above it, NaN where the states at hand end before.
         gap: lumo − homo, eV; 0 for a metal.
         certain: every state that was counted for it lies in a proved interval.
     """
@@ -78,7 +80,8 @@ def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count
         count: states wanted around the Fermi level.
 
     Raises:
-        SolverError: no inertia, more electrons than the basis holds, or no bracket found.
+        SolverError: no inertia, more electrons than the basis holds, no bracket found, or a state that inertia counts
+            between HOMO and LUMO was not found.
     """
     if not factor.counts_inertia:
         raise SolverError(
@@ -96,7 +99,10 @@ def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count
     homo, lumo = (_level(factor, states, index, count) for index in (filling.homo, filling.lumo))
     if states.energy(filling.homo) is not None and states.energy(filling.lumo) is not None:
         return states
-    return states_in_window(factor, homo - 1e-3, lumo + 1e-3)
+    states = states_in_window(factor, homo - 1e-3, lumo + 1e-3)
+    for index in (filling.homo, filling.lumo):
+        states.level(index)
+    return states
 
 
 def fermi_level(
@@ -122,22 +128,32 @@ def fermi_level(
     kt = BOLTZMANN_EV * temperature
     for _ in range(200):
         middle = (low + high) / 2
-        if _filled(states, weights, middle, kt) < filling.levels:
+        if _filled(states, weights, middle, temperature) < filling.levels:
             low = middle
         else:
             high = middle
     energy = (low + high) / 2
     reach = all(s.lower < energy - 10 * kt and s.upper > energy + 10 * kt for s in states)
-    below = max(float(s.energies[s.energies <= energy].max(initial=-np.inf)) for s in states)
-    above = min(float(s.energies[s.energies > energy].min(initial=np.inf)) for s in states)
-    return FermiLevel(energy, below, above, 0.0, certain and reach)
+    every = np.concatenate([s.energies for s in states])
+    below, above = every[every <= energy], every[every > energy]
+    return FermiLevel(
+        energy,
+        float(below.max()) if len(below) else float("nan"),
+        float(above.min()) if len(above) else float("nan"),
+        0.0,
+        certain and reach,
+    )
 
 
-def _filled(states: Sequence[States], weights: np.ndarray, energy: float, kt: float) -> float:
+def occupations(energies: np.ndarray, fermi: float, temperature: float) -> np.ndarray:
+    """Fermi-Dirac occupations, 0 … 1, of `energies` (eV) at `temperature` (K); shape of `energies`."""
+    return 0.5 * (1 - np.tanh((energies - fermi) / (2 * BOLTZMANN_EV * temperature)))
+
+
+def _filled(states: Sequence[States], weights: np.ndarray, energy: float, temperature: float) -> float:
     total = 0.0
     for s, weight in zip(states, weights, strict=True):
-        occupation = 0.5 * (1 - np.tanh((s.energies - energy) / (2 * kt)))
-        total += weight * ((s.first or 0) + occupation.sum())
+        total += weight * ((s.first or 0) + occupations(s.energies, energy, temperature).sum())
     return total / float(np.sum(weights))
 
 
@@ -160,7 +176,7 @@ def _shift_near(factor: ShiftedFactor, index: int, guess: float, within: int) ->
         else:
             fraction = 0.5 if attempt % 2 else (index - low[1]) / (high[1] - low[1])
             shift = low[0] + min(max(fraction, 0.05), 0.95) * (high[0] - low[0])
-            if high[0] - low[0] < 1e-4:  # more states in a cluster than are wanted: start from its edge
+            if high[0] - low[0] < _CLUSTER_WIDTH:  # more states in a cluster than are wanted: start from its edge
                 return factor.factorize(low[0])
         shift, count = factor.below(shift)
     raise SolverError(f"no energy with {index} states below it was found near {guess:.3f} eV: check the electron count")
@@ -180,13 +196,10 @@ def _level(factor: ShiftedFactor, states: States, index: int, count: int) -> flo
         if step > 1e4:
             raise SolverError(f"state {index} was not found beyond {inner:.3f} eV")
         outer, below = factor.below(inner + (step if upward else -step))
-    while abs(below - index) > max(count, 2):
+    while abs(below - index) > max(count, 2) and abs(outer - inner) > _CLUSTER_WIDTH:
         middle, here = factor.below((inner + outer) / 2)
         if (here > index) == upward:
             outer, below = middle, here
         else:
             inner = middle
-    found = states_in_window(factor, min(inner, outer), max(inner, outer)).energy(index)
-    if found is None:
-        raise SolverError(f"state {index}, counted between {inner:.4f} and {outer:.4f} eV, was not found there")
-    return found
+    return states_in_window(factor, min(inner, outer), max(inner, outer)).level(index)

@@ -94,6 +94,8 @@ _NO_INERTIA = "no inertia: complex PETSc scalars or no MUMPS"
 def _proof(factor: ShiftedFactor, how: str) -> tuple[bool, str]:
     if not factor.counts_inertia:
         return False, _NO_INERTIA
+    if factor.doubt:
+        return False, factor.doubt
     return (True, how) if factor.overlap_positive else (False, "S was not shown to be positive definite")
 
 

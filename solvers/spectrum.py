@@ -18,6 +18,8 @@ from deeph_mpi.solvers.states import States
 
 __all__ = ["Assembler", "SolveOptions", "Spectrum", "spectrum"]
 
+_TO_FIND_FERMI = 8  # states per k-point around HOMO and LUMO when a window is asked for
+
 
 class Assembler(Protocol):
     """What `spectrum` needs of the matrices."""
@@ -37,7 +39,8 @@ class SolveOptions:
 
     Attributes:
         target: energy in eV, or "fermi" to compute it from `electrons`.
-        states: how many nearest the target (for "fermi": nearest the middle of HOMO and LUMO of each k-point), or None.
+        states: how many nearest the target (for "fermi": nearest the Fermi level of all k-points together), or None.
+            More where a degenerate level would be cut.
         window: (lower, upper) in eV around the target, all states in it; exactly one of both is given.
         electrons: of the cell; None when unknown, then no Fermi level is computed.
         degeneracy: electrons per level, 2 or 1 (spinors).
@@ -140,65 +143,79 @@ def _solve(
                 'target = "fermi" needs the number of electrons, which is not known: add "occupation" to info.json, '
                 "or give the target in eV"
             )
-        count = options.states if options.states is not None else 8
-        states = _around_fermi(points, filling, count, options, progress)
-        fermi = _certain_fermi_level(points, states, weights, filling, options.temperature)
-        if options.window is None or fermi is None:
-            return states, fermi
-        return _windows(points, fermi.energy, options.window, progress), fermi
+        return _at_fermi_level(points, weights, filling, options, progress)
     if options.window is not None:
         states = _windows(points, options.target, options.window, progress)
     else:
         states = []
         for n in range(len(points.kpoints)):
-            found = nearest_states(points.factor(n), options.target, options.states or 1)
-            states.append(found.nearest(options.target, options.states or 1, CLUSTER))
+            states.append(_nearest(points, n, options.target, options.states or 1))
             progress(points.report(n, states[-1]))
     return states, None if filling is None else fermi_level(states, weights, filling, options.temperature)
 
 
-def _around_fermi(
-    points: _Points, filling: Filling, count: int, options: SolveOptions, progress: Callable[[str], None]
-) -> list[States]:
+def _at_fermi_level(
+    points: _Points, weights: np.ndarray, filling: Filling, options: SolveOptions, progress: Callable[[str], None]
+) -> tuple[list[States], FermiLevel]:
+    """First states around HOMO and LUMO of every k-point, which give E_F; then what was asked for around that."""
+    window = options.window
+    count = options.states if options.states is not None else _TO_FIND_FERMI
+    states = _around_fermi(points, filling, count, progress)
+    fermi = _certain_fermi_level(points, states, weights, filling, options.temperature)
+    if window is not None:
+        del states
+        return _windows(points, fermi.energy, window, progress), fermi
+    for n in reversed(range(len(states))):  # the last k-point is still factored
+        trimmed = states[n].nearest(fermi.energy, count, CLUSTER)
+        if not _suffices(states[n], trimmed, fermi.energy, count):
+            trimmed = _nearest(points, n, fermi.energy, count)
+        states[n] = trimmed
+    return states, fermi
+
+
+def _around_fermi(points: _Points, filling: Filling, count: int, progress: Callable[[str], None]) -> list[States]:
+    """Some more than `count` states at every k-point with its HOMO and LUMO, near E_F as the k-points so far give it."""
+    options = points.options
     guess = options.guess if options.guess is not None else _guess(points.assembler, filling)
+    homo, lumo = -np.inf, np.inf
     result = []
     for n in range(len(points.kpoints)):
-        factor = points.factor(n)
-        states = frontier_states(factor, filling, guess, count + count // 4 + 2)
-        homo, lumo = states.energy(filling.homo), states.energy(filling.lumo)
-        assert homo is not None
-        assert lumo is not None
-        middle = (homo + lumo) / 2
-        trimmed = states.nearest(middle, count, CLUSTER)
-        if len(trimmed) < min(count, factor.pencil.dimension) or not _within(trimmed, states, middle):
-            trimmed = nearest_states(factor, middle, count).nearest(middle, count, CLUSTER)
-        result.append(trimmed)
-        guess = middle
-        progress(points.report(n, trimmed))
+        states = frontier_states(points.factor(n), filling, guess, count + count // 4 + 2)
+        homo, lumo = max(homo, states.level(filling.homo)), min(lumo, states.level(filling.lumo))
+        guess = (homo + lumo) / 2
+        result.append(points.kept(states, searching=True))
+        if options.window is None:
+            progress(points.report(n, states))
     return result
 
 
-def _within(trimmed: States, states: States, middle: float) -> bool:
-    radius = np.abs(trimmed.energies - middle).max()
-    return states.lower <= middle - radius and middle + radius <= states.upper
+def _nearest(points: _Points, n: int, target: float, count: int) -> States:
+    return points.kept(nearest_states(points.factor(n), target, count).nearest(target, count, CLUSTER))
+
+
+def _suffices(states: States, trimmed: States, center: float, count: int) -> bool:
+    """Whether `states` are complete as far from `center`, to both sides, as the `count` of them in `trimmed` reach."""
+    radius = np.abs(trimmed.energies - center).max() if len(trimmed) >= count else np.inf
+    return bool(states.lower <= center - radius and center + radius <= states.upper)
 
 
 def _certain_fermi_level(
     points: _Points, states: list[States], weights: np.ndarray, filling: Filling, temperature: float
-) -> FermiLevel | None:
+) -> FermiLevel:
     """The Fermi level; where a metal's E_F ± 10 kT leaves the states at hand, those k-points are solved again there."""
-    fermi = fermi_level(states, weights, filling, temperature)
     margin = 11 * BOLTZMANN_EV * temperature
-    for _ in range(3):
-        if fermi is None or fermi.certain:
+    for attempt in range(4):
+        fermi = fermi_level(states, weights, filling, temperature)
+        if fermi is None:
+            raise SolverError("no Fermi level: at some k-point HOMO or LUMO is not among the states found")
+        if fermi.certain or attempt == 3:
             break
-        wider = list(states)
         for n, s in enumerate(states):
             low, high = min(s.lower, fermi.energy - margin), max(s.upper, fermi.energy + margin)
             if low < s.lower or high > s.upper:
-                wider[n] = states_in_window(points.factor(n), low, high)
-        states[:] = wider
-        fermi = fermi_level(states, weights, filling, temperature)
+                wider = states_in_window(points.factor(n), low, high)
+                if wider.first is not None:  # else states are missing from it: E_F stays uncertain
+                    states[n] = points.kept(wider, searching=True)
     return fermi
 
 
@@ -207,7 +224,7 @@ def _windows(
 ) -> list[States]:
     states = []
     for n in range(len(points.kpoints)):
-        states.append(states_in_window(points.factor(n), center + window[0], center + window[1]))
+        states.append(points.kept(states_in_window(points.factor(n), center + window[0], center + window[1])))
         progress(points.report(n, states[-1]))
     return states
 
@@ -238,6 +255,14 @@ class _Points:
                 pencil.require_hermitian()
             self._open[2].require_positive_overlap()
         return self._open[2]
+
+    def kept(self, states: States, *, searching: bool = False) -> States:
+        """What is kept of a k-point that is done: eigenvectors only where they may be part of the answer.
+
+        States found while `searching` for E_F are when those nearest it are asked for, and not for a window around it.
+        """
+        wanted = self.options.eigenvectors and not (searching and self.options.window is not None)
+        return states if wanted else states.without_vectors()
 
     def report(self, index: int, states: States) -> str:
         """One line about the states of a k-point."""

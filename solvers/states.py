@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from deeph_mpi.errors import SolverError
 from deeph_mpi.solvers.eigenpairs import Eigenpairs
 
 __all__ = ["States"]
@@ -43,6 +44,22 @@ class States:
         if self.first is None or not 0 <= index - self.first < len(self):
             return None
         return float(self.energies[index - self.first])
+
+    def level(self, index: int) -> float:
+        """Energy of the state with this index of the whole spectrum.
+
+        Raises:
+            SolverError: it is not among these, with the reason.
+        """
+        energy = self.energy(index)
+        if energy is None:
+            around = f" between {self.energies[0]:.4f} and {self.energies[-1]:.4f} eV" if len(self) else ""
+            raise SolverError(f"state {index} is not among the {len(self)} states found{around} ({self.note})")
+        return energy
+
+    def without_vectors(self) -> States:
+        """The same energies and residuals; the eigenvectors are let go."""
+        return replace(self, pairs=replace(self.pairs, vectors=np.empty((0, len(self)))))
 
     def between(self, lower: float, upper: float) -> States:
         """Those with lower ≤ E ≤ upper, themselves complete within the narrower interval."""

@@ -53,7 +53,7 @@ class SpectrumRecord:
         verified: (nk,) bool, no state of the interval is missing.
         first: (nk,) int64 index of the lowest state given among all; −1 unknown.
         intervals: (nk, 2) eV in which the states given are all.
-        fermi, homo, lumo, gap: eV, NaN when not determined.
+        fermi, homo, lumo, gap: eV, NaN when not determined; `homo`, `lumo` of a metal too, where the states found end.
         notes: sentences on what was proved and how.
         distances: (nk,) along a path, 1/Å; empty without one.
         ticks, labels: of the path.

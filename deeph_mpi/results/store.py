@@ -23,7 +23,6 @@ __all__ = ["read_results", "write_results"]
 
 _TABLES = ("kpoints", "weights", "eigenvalues", "residuals", "verified", "first", "intervals")
 _LEVELS = {"fermi": "fermi_energy_eV", "homo": "homo_eV", "lumo": "lumo_eV", "gap": "gap_eV"}
-_FLIGHT = 2**24  # vector elements gathered at once
 
 
 def write_results(
@@ -37,7 +36,7 @@ def write_results(
     """Write results.h5 from rank 0. Collective.
 
     Eigenvectors are stored as `spectrum/eigenvectors` (nk, n, orbitals), zero-padded, S-orthonormal, orbitals in the
-    atom order of the structure; they reach rank 0 some states at a time.
+    atom order of the structure; they reach rank 0 one state at a time.
 
     Args:
         world: the ranks.
@@ -127,20 +126,21 @@ def _read_run(file: h5py.File) -> RunRecord:
 
 
 def _write_vectors(world: World, path: Path, vectors: Sequence[np.ndarray], rows: RowMap) -> None:
-    complex_somewhere = any(np.iscomplexobj(v) for v in vectors)
-    dtype = np.dtype(np.complex128 if complex_somewhere else np.float64)
-    shape = (len(vectors), max(v.shape[1] for v in vectors), rows.dimension)
-    step = max(1, _FLIGHT // rows.dimension)
+    """One state after the other through rank 0, which never holds more than one, from its rows to atom order."""
+    dtype = np.dtype(np.complex128 if any(np.iscomplexobj(v) for v in vectors) else np.float64)
+    counts = np.diff(rows.starts)
+    state = np.empty(rows.dimension if world.is_root else 0, dtype)
     with contextlib.ExitStack() as stack:
         with world.together():
             if world.is_root:
-                file = stack.enter_context(h5py.File(path, "r+"))
-                dataset = file.create_dataset("spectrum/eigenvectors", shape, dtype)
+                shape = (len(vectors), max(v.shape[1] for v in vectors), rows.dimension)
+                dataset = stack.enter_context(h5py.File(path, "r+")).create_dataset(
+                    "spectrum/eigenvectors", shape, dtype
+                )
                 places = np.argsort(np.concatenate([rows.atom_order(rank) for rank in range(world.size)]))
         for k, local in enumerate(vectors):
-            for begin in range(0, local.shape[1], step):
-                parts = world.comm.gather(local[:, begin : begin + step])
+            for n in range(local.shape[1]):
+                world.comm.Gatherv(np.ascontiguousarray(local[:, n], dtype), (state, counts))
                 with world.together():
-                    if world.is_root and parts is not None:
-                        whole = np.concatenate(parts)[places].T.astype(dtype)
-                        dataset[k, begin : begin + whole.shape[0]] = whole
+                    if world.is_root:
+                        dataset[k, n] = state[places]

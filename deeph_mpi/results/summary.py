@@ -6,12 +6,12 @@ import numpy as np
 
 from deeph_mpi.parallel.stages import StageRow
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
+from deeph_mpi.solvers.fermi import occupations
 
 __all__ = ["summarize"]
 
 _SHOWN = 12  # levels printed around the Fermi energy
 _TABLES = 4  # k-points printed; of more, the first
-_BOLTZMANN = 8.617333262e-5  # eV/K, CODATA 2018
 
 
 def summarize(run: RunRecord, spectrum: SpectrumRecord) -> str:
@@ -36,12 +36,12 @@ def _levels(spectrum: SpectrumRecord) -> list[str]:
     if not np.isfinite(spectrum.fermi):
         return ["Fermi level not determined"]
     gap = f"gap {spectrum.gap:.4f} eV" if spectrum.gap > 0 else "no gap"
-    return [
-        f"E_F {spectrum.fermi:.6f} eV, {gap}",
-        f"HOMO {spectrum.homo:.6f} eV, LUMO {spectrum.lumo:.6f} eV"
-        if spectrum.gap > 0
-        else f"nearest below {spectrum.homo:.6f} eV, above {spectrum.lumo:.6f} eV",
+    names = ("HOMO", "LUMO") if spectrum.gap > 0 else ("nearest below", "above")
+    edges = [
+        f"{name} {energy:.6f} eV" if np.isfinite(energy) else f"{name} not among the states found"
+        for name, energy in zip(names, (spectrum.homo, spectrum.lumo), strict=True)
     ]
+    return [f"E_F {spectrum.fermi:.6f} eV, {gap}", ", ".join(edges)]
 
 
 def _proof(spectrum: SpectrumRecord) -> list[str]:
@@ -69,12 +69,10 @@ def _table(run: RunRecord, spectrum: SpectrumRecord) -> list[str]:
         lines.append(f"k = ({k}), {len(levels)} states{where}")
         if len(near):
             lines.append("    index        E (eV)    E - E_F   electrons   residual (eV)")
-        occupations = run.degeneracy / (
-            1 + np.exp(np.clip((levels - center) / (_BOLTZMANN * run.temperature), -99, 99))
-        )
+        electrons = run.degeneracy * occupations(levels, center, run.temperature)
         for m in near:
             index = f"{spectrum.first[n] + m}" if spectrum.first[n] >= 0 else "-"
-            relative = f"{levels[m] - center:9.4f}   {occupations[m]:9.2f}" if known else f"{'-':>9}   {'-':>9}"
+            relative = f"{levels[m] - center:9.4f}   {electrons[m]:9.2f}" if known else f"{'-':>9}   {'-':>9}"
             lines.append(f"  {index:>7}  {levels[m]:12.6f}  {relative}   {spectrum.residuals[n, m]:11.1e}")
     if points > _TABLES:
         lines.append(f"(the other {points - 1} k-points are in results.h5)")
