@@ -7,17 +7,16 @@ cd "$root"
 bash launch/setup.sh
 
 ranks=2
-cores=$(nproc)
 options=()
 if mpirun --version 2>/dev/null | grep -q "Open MPI"; then
     if ((EUID == 0)); then  # OpenMPI refuses to run as root unless told twice; containers and fresh machines have no one else
         export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     fi
-    ((cores >= ranks)) || options+=(--oversubscribe)
+    options+=(--bind-to none)  # its default, one core a rank, would leave all others idle; deeph-mpi shares out all cores
+    (($(nproc) >= ranks)) || options+=(--oversubscribe)
 fi
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ranks ? cores / ranks : 1))}
 
 example=examples/twisted_bilayer_graphene
-echo "quickstart: mpirun -n $ranks .venv/bin/deeph-mpi infer $example/infer.toml   ($OMP_NUM_THREADS thread(s) a rank)"
+echo "quickstart: mpirun -n $ranks ${options[*]} .venv/bin/deeph-mpi infer $example/infer.toml"
 mpirun -n "$ranks" "${options[@]}" .venv/bin/deeph-mpi infer "$example/infer.toml"
 echo "quickstart: results are in $root/$example/out (results.h5 and plots); try bands.toml next: $example/README.md"

@@ -7,15 +7,14 @@
 # PETSc comes from PETSC_DIR (with PETSC_ARCH, SLEPC_DIR) if that is set, else from what an earlier call found, else from
 # a petsc4py that python3 can import, else from Debian's packages, which apt-get installs where they are missing (as root,
 # or with sudo). PETSc is never compiled. What was found is written into the environment, so that .venv/bin/deeph-mpi
-# needs no variables. Safe to interrupt and to repeat; quick when there is nothing to do; changed sources are installed
-# again.
+# needs no variables. The package itself is installed editable: the sources of this clone are what runs, changed ones at
+# once. Safe to interrupt and to repeat; quick when there is nothing to do.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 record=$venv/deeph-mpi-setup
 torch="torch==2.13.0"   # a range would take several GB of CUDA packages
-download="about 300 MB to download and 1.3 GB on disk"
 debian_packages=(
     python3-petsc4py-real python3-slepc4py-real python3-petsc4py-complex python3-slepc4py-complex
     python3-mpi4py openmpi-bin libopenblas0 python3-venv
@@ -35,12 +34,8 @@ fail() { echo "setup: error: $*" >&2; exit 1; }
 
 hash_of() { sha256sum | cut -d' ' -f1; }
 
-# What the environment depends on, and what the installed copy of the package depends on.
+# What the environment depends on.
 environment_hash() { { echo "$root"; cat "$root"/launch/setup.sh "$root"/pyproject.toml; } | hash_of; }
-sources_hash() {
-    (cd "$root" && find deeph_mpi solvers launch pyproject.toml README.md LICENSE -type f -not -name '*.pyc' -print0 |
-        sort -z | xargs -0 sha256sum | hash_of)
-}
 
 recorded() { [[ -f $record.$1 && $(<"$record.$1") == "$2" ]]; }
 note() { echo "$2" >"$record.$1.tmp" && mv "$record.$1.tmp" "$record.$1"; }
@@ -147,54 +142,58 @@ pip_install() {
 }
 
 install_python_packages() {
-    local requirements=("$torch") package=$root
+    local requirements=("$torch" "setuptools>=77" wheel) extra=""
     # Debian's petsc4py 3.18 was compiled against numpy 1.
     [[ $petsc == /usr/lib/petscdir/petsc3.18/* ]] && requirements+=("numpy<2")
-    ((dev == 0)) || package+="[dev]"
-    say "Python packages to install into $venv: ${requirements[*]} $(listed_in_pyproject) and what they need:" \
-        "$download with the CPU build of torch, several GB with the CUDA build"
+    ((dev == 0)) || extra="[dev]"
+    announce_python_packages "${requirements[@]}"
     ((dry == 0)) || return 0
-    pip_install "${requirements[@]}" "setuptools>=77" wheel
-    # Without the extra [solvers]: petsc4py is on the path already, and pip must not start compiling it.
-    clean_build
-    pip_install --no-build-isolation "${requirements[@]}" "$package"
+    pip_install "${requirements[@]}"
+    # Without the extra [solvers]: petsc4py is on the path already, and pip must not start compiling it. Editable: a
+    # copy in the environment would be hidden, in part, by the sources wherever Python starts in this folder.
+    pip_install --no-build-isolation "${requirements[@]}" --editable "$root$extra"
 }
+
+# Says what pip would install. pip knows no sizes before it downloads: the figures were measured with Python 3.11.
+announce_python_packages() {
+    local asked=() pip=$venv/bin/python found megabytes=$(measured_megabytes)
+    mapfile -t asked < <(listed_in_pyproject)
+    [[ -x $pip ]] || pip=$python
+    found=$("$pip" -m pip --disable-pip-version-check install --dry-run --quiet --report - "$@" "${asked[@]}" \
+        2>/dev/null | "$python" -c '
+import json, sys
+total = int(sys.argv[1])
+names = {i["metadata"]["name"]: i["metadata"]["version"] for i in json.load(sys.stdin)["install"]}
+cuda = any(name.startswith(("nvidia", "cuda")) for name in names)
+size = "several GB: this is the CUDA build of torch," if cuda else f"about {total} MB" if "torch" in names else (
+    f"less than {total - 190} MB")
+print(f"{len(names)} ({size} to download): " + " ".join(f"{n}-{v}" for n, v in names.items()) if names else "none")
+' "$megabytes" 2>/dev/null) || found="$* ${asked[*]} and what they need (about $megabytes MB to download with the CPU \
+build of torch, several GB with the CUDA build)"
+    say "Python packages to install into $venv: $found"
+}
+
+measured_megabytes() { echo $((dev ? 325 : 300)); }  # of which torch 192
 
 listed_in_pyproject() {
     "$python" - "$root/pyproject.toml" "$dev" <<'END'
 import sys, tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 packages = project["dependencies"] + (project["optional-dependencies"]["dev"] if sys.argv[2] == "1" else [])
-print(*(p for p in packages if not p.startswith(("torch", "numpy"))))
+print(*packages, sep="\n")
 END
-}
-
-# setuptools would install modules again that were deleted since its last build.
-clean_build() { rm -rf "$root"/build/lib "$root"/build/bdist.*; }
-
-install_package_again() {
-    say "the sources have changed: installing the package again"
-    clean_build
-    pip_install --no-deps --no-build-isolation --force-reinstall "$root"
 }
 
 # Whether PETSC_DIR, where it is set, is what the environment was made with.
 same_petsc() { [[ -z ${PETSC_DIR:-} ]] || [[ $(head -n 1 "$record.petsc" 2>/dev/null) == "$PETSC_DIR ${PETSC_ARCH:-}" ]]; }
 
 main() {
-    local environment sources kind=run
-    environment=$(environment_hash) sources=$(sources_hash)
+    local environment kind=run
+    environment=$(environment_hash)
     ((dev == 0)) || kind=dev
     # Tools are on top of what a run needs: either record will do for a run.
     if same_petsc && { recorded dev "$environment" || { ((dev == 0)) && recorded run "$environment"; }; }; then
-        if recorded sources "$sources"; then
-            say "$venv is up to date"
-        elif ((dry)); then
-            say "the sources have changed: the package would be installed again"
-        else
-            install_package_again
-            note sources "$sources"
-        fi
+        say "$venv is up to date"
         return
     fi
     find_petsc
@@ -203,14 +202,20 @@ main() {
         petsc=$(debian_home petsc) slepc=$(debian_home slepc)
     fi
     say "PETSc: $site${petsc:+ ($petsc)}"
+    if ! command -v "$python" >/dev/null; then
+        [[ $site == "Debian's packages" ]] && ((dry)) || fail "there is no $python: install Python 3.11 or newer first."
+        say "Python packages to install into $venv: those of pyproject.toml and what they need, about $(measured_megabytes) MB" \
+            "to download with the CPU build of torch. There is no python3 yet to list them; it comes with the Debian packages."
+        return 0
+    fi
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$python is older than Python 3.11"
     ((dry)) || make_environment
     install_python_packages
     ((dry == 0)) || return 0
-    "$venv/bin/python" -c 'from petsc4py import PETSc; from slepc4py import SLEPc; import torch, deeph_mpi.cli.main' ||
+    (cd "$root" && "$venv/bin/python" -c 'from petsc4py import PETSc; from slepc4py import SLEPc; import torch
+import deeph_mpi.cli.main, deeph_mpi.solvers') ||
         fail "the environment was made, but PETSc, SLEPc or torch cannot be loaded in it (see above)"
     note petsc "$(printf '%s\n' "${PETSC_DIR:-} ${PETSC_ARCH:-}" "$python" "$petsc" "$slepc" "$site")"
-    note sources "$sources"
     note "$kind" "$environment"
     say "done: $(du -sb "$venv" | cut -f1) bytes in $venv"
 }

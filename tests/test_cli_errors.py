@@ -155,7 +155,7 @@ def test_one_message_and_a_nonzero_exit(folder: Path, name: str, ranks: int) -> 
     case = CASES[name]
     start = time.perf_counter()
     run = deeph_mpi(ranks, *case.arguments, timeout=60, cwd=folder) if ranks > 1 else plain(case.arguments, folder)
-    assert time.perf_counter() - start < 30  # about 1 s on an idle machine
+    assert time.perf_counter() - start < 15  # 1 to 3 s where the machine is idle; test machines are shared
     assert run.returncode == case.code, run.stdout
     assert run.stdout.count(case.expected) == 1, run.stdout
     assert "Traceback" not in run.stdout
