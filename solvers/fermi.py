@@ -123,9 +123,9 @@ def fermi_level(
     homo, lumo = max(e for e in homos if e is not None), min(e for e in lumos if e is not None)
     if lumo - homo > _METALLIC:
         return FermiLevel((homo + lumo) / 2, homo, lumo, lumo - homo, certain)
-    low = min(float(s.energies[0]) for s in states)
-    high = max(float(s.energies[-1]) for s in states)
     kt = BOLTZMANN_EV * temperature
+    low = min(float(s.energies[0]) for s in states) - 40 * kt
+    high = max(float(s.energies[-1]) for s in states) + 40 * kt
     for _ in range(200):
         middle = (low + high) / 2
         if _filled(states, weights, middle, temperature) < filling.levels:

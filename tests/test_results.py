@@ -17,6 +17,7 @@ from deeph_mpi.results.plot import plot_spectrum
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.store import read_results, write_results
 from deeph_mpi.results.summary import summarize
+from deeph_mpi.results.textfile import write_text
 from tests.mpi import deeph_mpi
 
 CELL = np.array([[2.5, 0.0, 0.0], [-1.25, 1.25 * 3**0.5, 0.0], [0.0, 0.0, 20.0]])
@@ -130,8 +131,20 @@ def test_summary_says_what_was_found() -> None:
     metal = dataclasses.replace(two_bands(), fermi=-1.0, gap=0.0)
     at_fermi = next(line.split() for line in summarize(run_record(), metal).splitlines() if "-1.000000  " in line)
     assert at_fermi[3] == "1.00", "a level at the Fermi energy is half filled"
+    open_above = summarize(run_record(), dataclasses.replace(metal, lumo=np.nan))
+    assert "nearest below -0.500000 eV, above not among the states found" in open_above
     unknown = dataclasses.replace(two_bands(), fermi=np.nan, homo=np.nan, lumo=np.nan, gap=np.nan)
     assert "Fermi level not determined" in summarize(run_record(), unknown)
+
+
+def test_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "summary.txt"
+    write_text(path, "E_F −1 eV\n")
+    assert path.read_text(encoding="utf-8") == "E_F −1 eV\n"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half\n\ud800")
+    assert path.read_text(encoding="utf-8") == "E_F −1 eV\n", "the former text survives a failure"
+    assert [p.name for p in path.parent.iterdir()] == ["summary.txt"]
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel import World
+from deeph_mpi.solvers import fermi, slicing
+from deeph_mpi.solvers import spectrum as spectrum_module
 from deeph_mpi.solvers.eigenpairs import Eigenpairs
 from deeph_mpi.solvers.factor import ShiftedFactor
-from deeph_mpi.solvers.fermi import Filling
+from deeph_mpi.solvers.fermi import BOLTZMANN_EV, Filling, fermi_level, occupations
 from deeph_mpi.solvers.spectrum import SolveOptions, spectrum
 from deeph_mpi.solvers.states import States
 from tests.mpi import ROOT
@@ -92,6 +95,112 @@ def test_crowded_window_is_sliced() -> None:
     assert result.verified.all()
 
 
+def isolated_atoms(levels: np.ndarray) -> PencilAssembler:
+    """Atoms that do not see each other: every level is an eigenvalue as given."""
+    sizes = np.ones(len(levels), dtype=np.int64)
+    pairs = np.array([(0, 0, 0, i, i) for i in range(len(levels))], dtype=np.int64)
+    h, s = (BlockSet.allocate(pairs, sizes, np.float64) for _ in range(2))
+    h.entries[:], s.entries[:] = levels, 1.0
+    return PencilAssembler(World.alone(), RowMap(Partition(np.zeros(len(levels), dtype=np.int32), 1), sizes), h, s)
+
+
+@pytest.mark.timeout(60)
+def test_level_with_more_copies_than_states_wanted() -> None:
+    # LUMO 20 times at 5 eV, HOMO at 0: counts at bisected shifts jump by 20 and never come within the 3 wanted
+    levels = np.concatenate([np.arange(-100, 1) * 0.1, np.full(20, 5.0)])
+    result = spectrum(isolated_atoms(levels), np.zeros((1, 3)), SolveOptions(states=1, electrons=202.0, guess=0.05))
+    assert result.fermi is not None
+    np.testing.assert_allclose([result.fermi.homo, result.fermi.lumo], [0.0, 5.0], atol=1e-9)
+    assert result.fermi.certain
+
+
+def missing_one(*arguments: object) -> States:
+    """A window from which Krylov missed the highest state; inertia notices."""
+    found = slicing.states_in_window(*arguments)  # type: ignore[arg-type]
+    kept = found.pairs.take(np.arange(len(found) - 1))
+    note = f"inertia counts {len(found)} states in {found.lower:.4f} … {found.upper:.4f} eV, {len(kept)} were found"
+    return States(kept, None, found.lower, found.upper, False, note)
+
+
+def test_state_missing_between_homo_and_lumo_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def second_is_incomplete(*arguments: object) -> States:
+        calls.append(arguments)
+        return slicing.states_in_window(*arguments) if len(calls) == 1 else missing_one(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fermi, "states_in_window", second_is_incomplete)
+    levels = np.concatenate([np.arange(-100, 1) * 0.1, np.arange(5.0, 25.0)])
+    with pytest.raises(SolverError, match=r"inertia counts 2 states in .* 1 were found"):
+        spectrum(isolated_atoms(levels), np.zeros((1, 3)), SolveOptions(states=1, electrons=202.0, guess=0.05))
+    assert len(calls) == 2
+
+
+def test_window_around_an_unknown_fermi_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    # never the few states that the search for E_F left behind
+    monkeypatch.setattr(spectrum_module, "fermi_level", lambda *_: None)
+    options = SolveOptions(states=None, window=(-0.1, 0.1), electrons=32.0)
+    with pytest.raises(SolverError, match="no Fermi level"):
+        spectrum(ring(32), np.zeros((1, 3)), options)
+
+
+def test_uncertain_fermi_level_of_a_metal_still_centres_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what Krylov missed within 10 kT of E_F makes E_F uncertain and the window incomplete, and both are said
+    monkeypatch.setattr(spectrum_module, "states_in_window", missing_one)
+    options = SolveOptions(states=None, window=(-0.5, 0.5), electrons=401.0, temperature=2000.0)
+    result = spectrum(ring(400), np.array([[0.1, 0, 0]]), options)
+    exact = ring_levels(400, 0.1)
+    assert result.fermi is not None
+    assert np.isfinite(result.energies).sum() == np.count_nonzero(np.abs(exact - result.fermi.energy) <= 0.5) - 1
+    assert not result.verified.any()
+    assert any("not all proved" in note for note in result.notes)
+    assert any("were found" in note for note in result.notes)
+
+
+def test_states_nearest_the_fermi_level_of_all_kpoints() -> None:
+    # E_F of a half-filled chain is the same at all k; the levels of one k nearest its own mid-gap are others
+    kpoints = np.array([[0.0, 0, 0], [0.5, 0, 0], [0.2, 0, 0]])
+    result = spectrum(ring(6), kpoints, SolveOptions(states=1, electrons=7.0))
+    assert result.fermi is not None
+    for n, k in enumerate(kpoints[:, 0]):
+        exact = ring_levels(6, k)
+        distance = np.abs(exact - result.fermi.energy)
+        np.testing.assert_allclose(
+            result.energies[n][np.isfinite(result.energies[n])], exact[distance <= distance.min() + 1e-7], atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_eigenvectors_are_kept_only_when_asked_for(kept: bool) -> None:
+    kpoints = np.stack([np.linspace(0.05, 0.45, 6), np.zeros(6), np.zeros(6)], axis=1)
+    sizes: list[int] = []
+    tracemalloc.start()
+    options = SolveOptions(target=0.0, states=30, eigenvectors=kept)
+    spectrum(ring(1000), kpoints, options, progress=lambda _: sizes.append(tracemalloc.get_traced_memory()[0]))
+    tracemalloc.stop()
+    one = 1000 * 30 * 16  # bytes
+    assert (sizes[-1] - sizes[0] > 5 * one) == kept
+    assert kept or sizes[-1] - sizes[0] < one
+
+
+def test_metal_whose_states_end_below_the_fermi_level() -> None:
+    # 1.95 of 2 electrons in the highest state found: E_F lies kT ln 39 above it, the next state is not known
+    kt = BOLTZMANN_EV * 300
+    pairs = Eigenpairs(np.array([-3.0, 0.0]), np.zeros((0, 2)), np.zeros(2))
+    level = fermi_level([States(pairs, 0, -5.0, 0.1, True, "")], np.ones(1), Filling(3.95, 2), 300.0)
+    assert level is not None
+    np.testing.assert_allclose(level.energy, kt * np.log(0.975 / 0.025), atol=1e-9)
+    assert level.homo == 0.0
+    assert np.isnan(level.lumo)
+    assert not level.certain
+
+
+def test_occupations_are_fermi_dirac() -> None:
+    energies = np.array([-1.0, -0.03, 0.0, 0.07, 5.0])
+    expected = 1 / (1 + np.exp((energies - 0.01) / (8.617333262e-5 * 500)))
+    np.testing.assert_allclose(occupations(energies, 0.01, 500.0), expected, atol=1e-15)
+
+
 def one_atom(orbitals: int) -> PencilAssembler:
     """A full random symmetric H and S = 1."""
     sizes = np.array([orbitals])
@@ -146,6 +255,41 @@ def test_trimming_keeps_degenerate_levels_together() -> None:
     assert (four.first, len(four)) == (11, 5)
     assert two.energy(13) == 0.1
     assert two.energy(12) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("-mat_mumps_icntl_35 2 -mat_mumps_cntl_7 1e-2", "the factor is compressed"),
+        ("-mat_mumps_cntl_4 1e-6", "perturbed by static pivoting"),
+        ("-mat_mumps_cntl_1 0", "without numerical pivoting"),
+        ("-mat_mumps_icntl_24 0", "pivots may be uncounted"),
+    ],
+)
+def test_counts_of_an_inexact_factor_prove_nothing(options: str, reason: str) -> None:
+    script = (
+        "import numpy as np\n"
+        "from tests.test_solvers import ring, ring_levels\n"
+        "from deeph_mpi.solvers.spectrum import SolveOptions, spectrum\n"
+        "e = ring_levels(131, 0.23)\n"
+        "near = np.sort(e[np.argsort(abs(e - 0.05))[:5]])\n"
+        "k = np.array([[0.23, 0, 0]])\n"
+        "for asked in ({'states': 5}, {'states': None, 'window': (near[0] - 0.051, near[-1] - 0.049)}):\n"
+        "    r = spectrum(ring(131), k, SolveOptions(target=0.05, **asked))\n"
+        "    assert np.allclose(r.energies[0], near, atol=1e-10), (r.energies, near)\n"
+        "    assert not r.verified.any()\n"
+        "    print(r.notes)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PETSC_OPTIONS": options},
+        capture_output=True,
+        text=True,
+        timeout=99,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.count(reason) == 2, run.stdout
 
 
 _COMPLEX = Path("/usr/lib/petscdir/petsc3.18/x86_64-linux-gnu-complex/lib/python3/dist-packages")
