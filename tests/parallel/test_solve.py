@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from functools import cache
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.config import SolveConfig
 from deeph_mpi.data.geometry import read_geometry
 from deeph_mpi.data.parallel import read_rows
+from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel import World
-from deeph_mpi.results.store import read_results
+from deeph_mpi.results.record import RunRecord, SpectrumRecord
+from deeph_mpi.results.store import read_results, write_results
 from deeph_mpi.solve import solve
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
@@ -29,7 +32,8 @@ from tests.dense import DenseCrystal, read_crystal
 from tests.mpi import DATA, SHARED
 
 STRUCTURES = [DATA / name for name in ("hbn_primitive", "ab_bilayer", "hbn_c")]
-KPOINTS = [(0.0, 0.0, 0.0), (0.21, -0.13, 0.0), (1 / 3, 1 / 3, 0.0), (0.05, 0.4, 0.3)]
+K = (1 / 3, 2 / 3, 0.0)  # of lattice vectors at 60°, as all of these have
+KPOINTS = [(0.0, 0.0, 0.0), (0.21, -0.13, 0.0), K, (0.05, 0.4, 0.3), (-0.37, 0.11, 0.0)]
 NEAR = 1e-8  # eV
 
 
@@ -55,10 +59,20 @@ def assembler(world: World, directory: Path) -> PencilAssembler:
 
 def compare(result: Spectrum, n: int, dense: np.ndarray) -> np.ndarray:
     """The states of k-point n are consecutive dense ones, from the index that inertia gives; returns them."""
-    found = result.energies[n][np.isfinite(result.energies[n])]
+    found = levels_of(result, n)
     first = int(result.first[n])
     np.testing.assert_allclose(found, dense[first : first + len(found)], atol=NEAR, rtol=0)
     return found
+
+
+def levels_of(result: Spectrum, n: int) -> np.ndarray:
+    return result.energies[n][np.isfinite(result.energies[n])]
+
+
+def near(dense: np.ndarray, energy: float, count: int) -> np.ndarray:
+    """The `count` dense levels nearest `energy`, with all copies of the farthest; ascending."""
+    distance = np.abs(dense - energy)
+    return dense[distance <= np.sort(distance)[count - 1] + 1e-6]
 
 
 @pytest.mark.parametrize("directory", STRUCTURES, ids=lambda path: path.name)
@@ -66,24 +80,58 @@ def test_states_nearest_the_fermi_level(world: World, directory: Path) -> None:
     electrons = crystal(directory).electrons
     result = spectrum(assembler(world, directory), np.array(KPOINTS), SolveOptions(states=8, electrons=electrons))
     assert result.verified.all()
+    assert result.fermi is not None
+    assert result.fermi.certain
+    check_fermi_level(result.fermi.energy, directory, KPOINTS, electrons)
     for n, k in enumerate(KPOINTS):
-        dense = energies(directory, k)
-        found = compare(result, n, dense)
-        homo, lumo = dense[int(np.ceil(electrons / 2)) - 1], dense[int(electrons // 2)]
-        nearest = np.sort(np.abs(dense - (homo + lumo) / 2))
-        within = np.count_nonzero(nearest <= nearest[7] + 1e-6)
-        assert within <= len(found), "one of the nearest is missing, or a degenerate level was cut"
+        found = compare(result, n, energies(directory, k))
+        nearest = near(energies(directory, k), result.fermi.energy, 8)
+        np.testing.assert_allclose(found, nearest, atol=NEAR, rtol=0)
         assert np.nanmax(result.residuals[n]) < 1e-6
 
 
+def check_fermi_level(
+    fermi: float, directory: Path, kpoints: list[tuple[float, float, float]], electrons: float
+) -> None:
+    """In the gap of the dense levels, at its middle; without a gap, where occupations at 300 K sum to the electrons."""
+    every = np.array([energies(directory, k) for k in kpoints])
+    homo, lumo = every[:, int(np.ceil(electrons / 2)) - 1].max(), every[:, int(electrons // 2)].min()
+    if lumo - homo > 1e-6:
+        np.testing.assert_allclose(fermi, (homo + lumo) / 2, atol=NEAR)
+    else:
+        np.testing.assert_allclose(fermi, brentq(lambda mu: filled(every, mu, 300.0) - electrons, -9, 9), atol=1e-4)
+
+
+def filled(levels: np.ndarray, mu: float, temperature: float) -> float:
+    """Electrons in the levels (nk, n) with equal weights, two per level."""
+    kt = 8.617333262e-5 * temperature
+    return float((2 / (1 + np.exp(np.clip((levels - mu) / kt, -700, 700)))).sum() / len(levels))
+
+
 @pytest.mark.parametrize("directory", STRUCTURES, ids=lambda path: path.name)
-def test_all_states_of_a_window(world: World, directory: Path) -> None:
-    options = SolveOptions(target=-1.0, states=None, window=(-7.0, 6.0))
-    result = spectrum(assembler(world, directory), np.array(KPOINTS[1:2]), options)
+def test_all_states_of_a_window_around_the_fermi_level(world: World, directory: Path) -> None:
+    electrons = crystal(directory).electrons
+    options = SolveOptions(states=None, window=(-2.9, 2.7), electrons=electrons)
+    result = spectrum(assembler(world, directory), np.array(KPOINTS), options)
     assert result.verified.all()
-    for n, k in enumerate(KPOINTS[1:2]):
-        dense = energies(directory, k)
-        assert len(compare(result, n, dense)) == np.count_nonzero((dense >= -8.0) & (dense <= 5.0))
+    assert result.fermi is not None
+    check_fermi_level(result.fermi.energy, directory, KPOINTS, electrons)
+    for n, k in enumerate(KPOINTS):
+        dense = energies(directory, k) - result.fermi.energy
+        assert len(compare(result, n, energies(directory, k))) == np.count_nonzero((dense >= -2.9) & (dense <= 2.7))
+
+
+def test_bands_of_bernal_bilayer_touch_at_K(world: World) -> None:
+    # Two of the four π states are degenerate at E_F by the lattice's symmetry: both are there, E_F between them
+    directory = DATA / "ab_bilayer"
+    result = spectrum(assembler(world, directory), np.array([K]), SolveOptions(states=2, electrons=16.0))
+    dense = energies(directory, K)
+    assert dense[8] - dense[7] < 1e-3 < min(dense[7] - dense[6], dense[9] - dense[8])
+    assert result.first[0] == 7
+    np.testing.assert_allclose(compare(result, 0, dense), dense[7:9], atol=NEAR)
+    assert result.fermi is not None
+    assert abs(result.fermi.energy - (dense[7] + dense[8]) / 2) < 1e-4
+    assert result.verified.all()
 
 
 @pytest.mark.parametrize("k", KPOINTS[:2])
@@ -136,7 +184,7 @@ def test_all_states_of_a_small_matrix(world: World) -> None:
 def test_fermi_level_of_a_metal(world: World) -> None:
     # hbn_c has an odd number of electrons; occupations at 2000 K summed over k-points with unequal weights
     directory = DATA / "hbn_c"
-    weights = np.array([0.1, 0.4, 0.2, 0.3])
+    weights = np.array([0.1, 0.4, 0.1, 0.3, 0.1])
     options = SolveOptions(states=4, electrons=33.0, temperature=2000.0)
     result = spectrum(assembler(world, directory), np.array(KPOINTS), options, weights)
     kt = 8.617333262e-5 * 2000
@@ -181,33 +229,80 @@ def _keep_adjacent_images(source: Path, target: Path) -> None:
             new["entries"] = np.concatenate(parts)
 
 
-def test_solve_writes_what_it_found(world: World, shared_path: Path) -> None:
-    directory = DATA / "hbn_c"
-    config = SolveConfig.model_validate(
+def configured(directory: Path, output: Path, **solve_section: object) -> SolveConfig:
+    return SolveConfig.model_validate(
         {
             "hamiltonian": {"directory": str(directory)},
-            "solve": {"kpoints": [list(k) for k in KPOINTS[:2]], "states": 6, "eigenvectors": True},
-            "output": {"directory": str(shared_path / "out"), "plot": False},
+            "solve": solve_section,
+            "output": {"directory": str(output), "plot": False},
         }
     )
+
+
+@pytest.mark.parametrize("directory", STRUCTURES, ids=lambda path: path.name)
+def test_solve_writes_what_it_found(world: World, directory: Path, shared_path: Path) -> None:
+    config = configured(directory, shared_path / "out", kpoints=[list(k) for k in KPOINTS], states=8, eigenvectors=True)
     solve(config, world)
     run, record = read_results(shared_path / "out" / "results.h5")
-    assert (run.ranks, run.atoms, run.orbitals) == (world.size, 8, 104)
-    assert json.loads(run.config)["solve"]["states"] == 6
+    dense = crystal(directory)
+    assert (run.ranks, run.atoms, run.orbitals) == (world.size, len(dense.sizes), sum(dense.sizes))
+    assert json.loads(run.config)["solve"]["states"] == 8
     assert record.verified.all()
+    check_fermi_level(record.fermi, directory, KPOINTS, dense.electrons)
     with h5py.File(shared_path / "out" / "results.h5") as file:
         vectors = file["spectrum/eigenvectors"][:]
-    for n, k in enumerate(KPOINTS[:2]):
-        h, s = crystal(directory).at(k)
+    for n, k in enumerate(KPOINTS):
+        h, s = dense.at(k)
         found = record.eigenvalues[n][np.isfinite(record.eigenvalues[n])]
+        first = record.first[n]
+        np.testing.assert_allclose(found, energies(directory, k)[first : first + len(found)], atol=NEAR, rtol=0)
+        nearest = near(energies(directory, k), record.fermi, 8)
+        np.testing.assert_allclose(found, nearest, atol=NEAR, rtol=0)
         x = vectors[n, : len(found)].T
         assert np.abs(h @ x - s @ x * found).max() < 1e-7
         np.testing.assert_allclose(x.conj().T @ s @ x, np.eye(len(found)), atol=1e-10)
-        first = record.first[n]
-        np.testing.assert_allclose(found, energies(directory, k)[first : first + len(found)], atol=NEAR)
-    summary = (shared_path / "out" / "summary.txt").read_text()
-    assert "count proved by inertia at 2 of 2" in summary
+    summary = (shared_path / "out" / "summary.txt").read_text(encoding="utf-8")
+    assert "count proved by inertia at 5 of 5" in summary
     assert f"E_F {record.fermi:.6f} eV" in summary
+
+
+@pytest.mark.parametrize("charge", [2.0, -2.0])
+def test_charge_moves_the_fermi_level_by_a_band(world: World, shared_path: Path, charge: float) -> None:
+    # 8 electrons fill levels 0 … 3; the cation's gap is below level 3, the anion's above level 4
+    directory = DATA / "hbn_primitive"
+    result = solve(
+        configured(directory, shared_path / "out", kpoints=[list(KPOINTS[1])], states=4, charge=charge), world
+    )
+    dense = energies(directory, KPOINTS[1])
+    levels = int(8 - charge) // 2
+    assert result.fermi is not None
+    np.testing.assert_allclose([result.fermi.homo, result.fermi.lumo], dense[levels - 1 : levels + 1], atol=NEAR)
+    np.testing.assert_allclose(result.fermi.energy, dense[levels - 1 : levels + 1].mean(), atol=NEAR)
+    assert read_results(shared_path / "out" / "results.h5")[0].electrons == 8 - charge
+
+
+def test_vectors_are_written_one_state_at_a_time(world: World, shared_path: Path) -> None:
+    # 48 states of 20000 rows, atoms dealt to the ranks at random: the file has them in atom order, and no rank needs
+    # room for more than a few of them
+    sizes = np.random.default_rng(3).integers(1, 20, 2000)
+    owner = np.random.default_rng(4).integers(0, world.size, len(sizes)).astype(np.int32)
+    rows = RowMap(Partition(owner, world.size), sizes)
+    local = rows.atom_order(world.rank)[:, None] + 1j * np.arange(48)
+    states = np.full((1, 48), 0.0)
+    record = SpectrumRecord(
+        np.zeros((1, 3)), np.ones(1), states, states, np.ones(1, bool), np.zeros(1, np.int64), np.zeros((1, 2)),
+        0.0, 0.0, 0.0, 0.0, [],
+    )  # fmt: skip
+    run = RunRecord("0", "{}", world.size, "X", len(sizes), rows.dimension, 1, 1.0, 2, 300.0, [])
+    path = shared_path / "results.h5"
+    tracemalloc.start()
+    write_results(world, path, run, record, [local], rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * rows.dimension * 16
+    with h5py.File(path) as file:
+        stored = file["spectrum/eigenvectors"][0]
+    np.testing.assert_array_equal(stored, np.arange(rows.dimension) + 1j * np.arange(48)[:, None])
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs the shared data")
