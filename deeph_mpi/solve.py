@@ -29,6 +29,7 @@ from deeph_mpi.results.plot import plot_spectrum
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.store import write_results
 from deeph_mpi.results.summary import summarize
+from deeph_mpi.results.textfile import write_text
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
@@ -185,7 +186,7 @@ def run_spectrum(
 
 def _write_readable(run: RunRecord, record: SpectrumRecord, output: OutputSection) -> None:
     text = summarize(run, record)
-    (output.directory / "summary.txt").write_text(text, encoding="utf-8")
+    write_text(output.directory / "summary.txt", text)
     pictures: Sequence[Path] = plot_spectrum(run, record, output.directory) if output.plot else []
     log.info("%s", text)
     log.info("written: %s", ", ".join(p.name for p in [output.directory / "results.h5", *pictures]))
