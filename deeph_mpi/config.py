@@ -102,7 +102,11 @@ class SolveSection(Section):
     kpath: InputFile | None = key(None, "file with lines `N k1(3) k2(3) LABEL1 LABEL2`: N points from k1 to k2")
     mesh: Mesh = key(None, "Γ-centred mesh of k-points [n1, n2, n3]")
     target: Target = key("fermi", 'energy of interest; "fermi": computed from the electron count', unit="eV")
-    states: int | None = key(None, "number of states nearest the target (E_F: that of all k-points given); without window the default is 40", ge=1)
+    states: int | None = key(
+        None,
+        "number of states nearest the target (E_F: that of all k-points given); without window the default is 40",
+        ge=1,
+    )
     window: Window = key(None, "all states in [lower, upper] around the target, their number proved", unit="eV")
     eigenvectors: bool = key(False, "whether eigenvectors are written to results.h5")
     temperature_K: float = key(300.0, "electronic temperature of the Fermi level on k meshes", unit="K", gt=0)
