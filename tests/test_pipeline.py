@@ -74,7 +74,7 @@ def test_inference_on_any_number_of_ranks(folder: Path) -> None:
     exact = read_crystal(folder / "out1").energies((0.0, 0.0, 0.0))
     filled = 28 * 4 // 2
     assert exact[filled - 1] <= fermi <= exact[filled]
-    first = int(np.argmin(np.abs(exact - energies[0, 0])))
+    first = int(np.searchsorted(exact, energies[0, 0] - 1e-8))  # the lowest of a degenerate level
     np.testing.assert_allclose(energies[0], exact[first : first + count], rtol=0, atol=1e-8)
     for ranks in (2, 3, 4):
         infer(folder, ranks, *(() if ranks == 2 else ("--set", "solve.enabled=false")))
