@@ -50,7 +50,7 @@ def script(tmp_path: Path) -> str:
 def test_failure_of_one_rank_ends_all(script: str, what: str, where: int) -> None:
     start = time.perf_counter()
     run = mpirun(3, sys.executable, script, what, str(where), timeout=60)
-    assert time.perf_counter() - start < 15  # about 2 s where the machine is idle; test machines are shared
+    assert time.perf_counter() - start < 30  # about 2 s where the machine is idle; test machines are shared
     assert run.returncode != 0
     assert run.stdout.count("deeph-mpi: ") == 1, run.stdout
     assert ("ValueError: a bug" if what == "bug" else ": atom 7 is lost") in run.stdout

@@ -155,8 +155,8 @@ def test_one_message_and_a_nonzero_exit(folder: Path, name: str, ranks: int) -> 
     case = CASES[name]
     start = time.perf_counter()
     run = deeph_mpi(ranks, *case.arguments, timeout=60, cwd=folder) if ranks > 1 else plain(case.arguments, folder)
-    # 3 s on one rank, 6 s on three where two cores are idle (mostly importing torch); test machines are shared
-    assert time.perf_counter() - start < 15
+    # 3 s on one rank and 6 s on three where two cores are idle, most of it importing torch; test machines are shared
+    assert time.perf_counter() - start < 40
     assert run.returncode == case.code, run.stdout
     assert run.stdout.count(case.expected) == 1, run.stdout
     assert "Traceback" not in run.stdout
