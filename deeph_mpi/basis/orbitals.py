@@ -74,7 +74,3 @@ class OrbitalMap:
             known = ", ".join(self.to_symbols())
             raise DataError(f"no orbitals are known for {', '.join(missing)} (the orbital map has: {known})")
         return sizes
-
-    def offsets(self, numbers: np.ndarray) -> np.ndarray:
-        """First orbital of each atom in atom order, (N + 1,) int64; the last entry is the dimension of the matrix."""
-        return np.concatenate([[0], np.cumsum(self.orbitals(numbers))]).astype(np.int64)

@@ -13,12 +13,9 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-__all__ = ["FLIP", "bond_frames", "clebsch_gordan", "flip_signs", "wigner_matrices"]
+__all__ = ["bond_frames", "clebsch_gordan", "flip_signs", "wigner_matrices"]
 
 _TO_YZX = (1, 2, 0)  # position of (y, z, x) in (x, y, z)
-
-FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
-"""Turns the frame of bond i→j into a frame of j→i: a half turn about the frame's x axis."""
 
 
 def bond_frames(vectors: Tensor) -> Tensor:
@@ -77,6 +74,6 @@ def wigner_matrices(rotations: Tensor, l_max: int) -> list[Tensor]:
 
 @cache
 def flip_signs(degree: int) -> np.ndarray:
-    """Diagonal of D^l of the half turn `FLIP`, (2l+1,): (−1)^{l+m} for m ≥ 0 (cosines), −(−1)^{l+m} for m < 0."""
+    """Diagonal (2l+1,) of D^l of the half turn about x, which reverses a bond's frame: (−1)^{l+m} for m ≥ 0 (cosines), −(−1)^{l+m} for m < 0."""
     m = np.arange(-degree, degree + 1)
     return np.where(m >= 0, 1.0, -1.0) * (-1.0) ** (degree + m)

@@ -2,7 +2,7 @@
 
     python shrink.py SOURCE TARGET [--hamiltonian 1e-5] [--overlap 1e-8]
 
-Prints the sizes and what the rounding does to the eigenvalues at Γ, K and a general point.
+Prints the sizes and what the rounding does to the eigenvalues at Γ, (1/3, 1/3, 0) and a general point.
 """
 
 from __future__ import annotations
