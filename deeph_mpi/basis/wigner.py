@@ -74,6 +74,9 @@ def wigner_matrices(rotations: Tensor, l_max: int) -> list[Tensor]:
 
 @cache
 def flip_signs(degree: int) -> np.ndarray:
-    """Diagonal (2l+1,) of D^l of the half turn about x, which reverses a bond's frame: (−1)^{l+m} for m ≥ 0 (cosines), −(−1)^{l+m} for m < 0."""
+    """Diagonal (2l+1,) of D^l of the half turn about x, which reverses a bond's frame.
+
+    (−1)^{l+m} for m ≥ 0 (cosines), −(−1)^{l+m} for m < 0 (sines).
+    """
     m = np.arange(-degree, degree + 1)
     return np.where(m >= 0, 1.0, -1.0) * (-1.0) ** (degree + m)
