@@ -142,7 +142,8 @@ pip_install() {
 }
 
 install_python_packages() {
-    local requirements=("$torch" "setuptools>=77" wheel) extra=""
+    local requirements=("$torch" "setuptools>=77" "packaging>=24.2" wheel) extra=""  # packaging: setuptools reads the
+    # licence with it, and what Debian brings along may be older
     # Debian's petsc4py 3.18 was compiled against numpy 1.
     [[ $petsc == /usr/lib/petscdir/petsc3.18/* ]] && requirements+=("numpy<2")
     ((dev == 0)) || extra="[dev]"
