@@ -63,24 +63,25 @@ class BondFrame(nn.Module):
             (natural, bonds.natural, self.natural_signs),
             (pseudo, bonds.pseudo, self.pseudo_signs),
         ):
-            ends = torch.cat([features.index_select(0, bonds.i), features.index_select(0, bonds.j)], dim=2)
-            near, far = torch.bmm(rotation, ends).chunk(2, dim=2)
-            far = far * signs.to(far.dtype)
+            # one product for each end: side by side in one they would be gathered and summed row by row, not in one piece
+            near = torch.bmm(rotation, features.index_select(0, bonds.i))
+            far = torch.bmm(rotation, features.index_select(0, bonds.j)) * signs.to(features.dtype)
             sums.append(near + far)
             differences.append(near - far)
         return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])
 
-    def backward_rotation(self, packed: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
-        """Packed features of both directions (2n, dimension) in their outward frames → the lab frame: natural and pseudo
-        (n, components, 2 channels), first half for i, second for j."""
-        results = []
-        near, far = (self.unpack(half) for half in packed.tensor_split(2))
-        for index, (rotation, signs) in enumerate(
-            ((bonds.natural, self.natural_signs), (bonds.pseudo, self.pseudo_signs))
+    def add_to_atoms(self, packed: Tensor, bonds: Bonds, into: tuple[Tensor, Tensor]) -> None:
+        """Turn packed features of both directions (2n, dimension) from their outward frames into the lab frame, and add
+        those of the first half to the rows `bonds.i`, those of the second to `bonds.j`, of natural and pseudo sums."""
+        ends = self.unpack(packed)
+        for features, target, rotation, signs in (
+            (ends[0], into[0], bonds.natural, self.natural_signs),
+            (ends[1], into[1], bonds.pseudo, self.pseudo_signs),
         ):
-            both = torch.cat([near[index], far[index] * signs.to(packed.dtype)], dim=2)
-            results.append(torch.bmm(rotation.transpose(1, 2), both))
-        return results[0], results[1]
+            near, far = features.chunk(2)
+            back = rotation.transpose(1, 2)
+            target.index_add_(0, bonds.i, torch.bmm(back, near))
+            target.index_add_(0, bonds.j, torch.bmm(back, far * signs.to(packed.dtype)))
 
 
 class BondFactors(nn.Module):
@@ -135,11 +136,8 @@ class MessageLayer(nn.Module):
         """Add the messages of `bonds` between normalized features to the sums `into` (one row per local atom)."""
         total, difference = self.frame(natural, pseudo, bonds)
         hidden = self.convolution(total, difference, self.factors(natural[:, 0], bonds))
-        back = self.frame.backward_rotation(self.readout(hidden), bonds)
-        weight = (bonds.envelope * self.scale)[:, :, None]
-        for target, message in zip(into, back, strict=True):
-            for rows, part in zip((bonds.i, bonds.j), (message * weight).chunk(2, dim=2), strict=True):
-                target.index_add_(0, rows, part)
+        weight = (bonds.envelope * self.scale).repeat(2, 1)
+        self.frame.add_to_atoms(self.readout(hidden * weight), bonds, into)
 
     def finish(self, natural: Tensor, pseudo: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Update features of owned atoms from their summed messages."""

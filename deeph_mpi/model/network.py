@@ -136,7 +136,7 @@ class HamiltonianNetwork(nn.Module):
         hidden = self.pair_convolution(total, difference, self.pair_factors(normalized[0][:, 0], bonds))
         hidden = hidden + self.pair_gate(self.pair_hidden(hidden))
         sizes = self.pair_hidden.source.sizes
-        there, back = (half.split(sizes, dim=1) for half in hidden.tensor_split(2))
+        there, back = (half.split(sizes, dim=1) for half in hidden.chunk(2))
         runs = []
         first, channel = 0, -1
         for run, (sector, _, _) in enumerate(self.pair_layout.slices):
