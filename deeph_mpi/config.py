@@ -246,6 +246,9 @@ class TrainSection(Section):
         0.995, "decay of the running average of the weights, which is what is validated and kept", lt=1
     )
     seed: int = key(0, "seed of the weights and of the order of structures", ge=0)
+    band_weight: float = key(
+        0.0, "weight of the error in the basis of the reference's eigenstates beside that of the matrix elements", ge=0
+    )
     patience: int = key(100, "epochs without a better validation error before training stops", ge=1)
     minutes: float | None = key(
         None, "wall-clock limit; training stops after the epoch that exceeds it", unit="min", gt=0

@@ -167,6 +167,7 @@ def shell_rotation(vectors: Tensor, template: ShellTemplate) -> Tensor:
 def packed_to_lab(packed: Tensor, rotation: Tensor, template: ShellTemplate) -> Tensor:
     """Blocks packed by sectors in the bond frame → lab frame (n, size, size)."""
     index, weight = (torch.as_tensor(x, device=packed.device) for x in template.layout.gather)
+    weight = weight.to(packed.dtype)
     flat = packed[:, index[:, 0]] * weight[:, 0] + packed[:, index[:, 1]] * weight[:, 1]
     block = flat.view(-1, template.size, template.size)
     return rotation.transpose(1, 2) @ block @ rotation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from deeph_mpi.domain.pairs import decoded_from_i
 from deeph_mpi.model.geometry import Bonds
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.structure.structure import Structure
+from deeph_mpi.train.bands import BandReference, band_reference, sample_kpoints
 from deeph_mpi.train.labels import Labels
 
 __all__ = ["Sample", "baseline_residuals", "join", "make_sample", "message_bonds"]
@@ -30,6 +31,7 @@ class Sample:
         pair_species: (n,) int64.
         pair_target: (n, size²) what the network has to add to the baseline, packed by sectors, eV.
         onsite_target: (N, components) the same for onsite blocks.
+        bands: eigenstates of each structure, or none.
     """
 
     species: Tensor
@@ -38,6 +40,7 @@ class Sample:
     pair_species: Tensor
     pair_target: Tensor
     onsite_target: Tensor
+    bands: list[BandReference] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Sample:
         """Copy to a device."""
@@ -45,6 +48,8 @@ class Sample:
         for name, value in moved.items():
             if isinstance(value, Bonds):
                 moved[name] = Bonds(*(getattr(value, f.name).to(device) for f in fields(Bonds)))
+            elif name == "bands":
+                moved[name] = [one.to(device) for one in value]
             else:
                 moved[name] = value.to(device)
         return Sample(**moved)
@@ -68,11 +73,15 @@ def baseline_residuals(model: HamiltonianModel, labels: Labels) -> tuple[Tensor,
     return pair, labels.onsite - constant
 
 
-def make_sample(model: HamiltonianModel, labels: Labels, structure: Structure) -> Sample:
-    """Prepare one structure in the model's dtype."""
+def make_sample(model: HamiltonianModel, labels: Labels, structure: Structure, kpoints: int = 0) -> Sample:
+    """Prepare one structure in the model's dtype, with its eigenstates at a number of k-points."""
     network, dtype = model.network, model.dtype
     species = model.species(labels.numbers)
     pair_target, onsite_target = baseline_residuals(model, labels)
+    bands = []
+    if kpoints:
+        at = sample_kpoints(structure.cell, structure.pbc, kpoints)
+        bands.append(band_reference(labels, model.template, at, dtype))
     return Sample(
         species,
         network.message_geometry(*message_bonds(structure, network.settings.r_message), dtype),
@@ -80,6 +89,7 @@ def make_sample(model: HamiltonianModel, labels: Labels, structure: Structure) -
         species[labels.i] * len(model.elements) + species[labels.j],
         pair_target.to(dtype),
         onsite_target.to(dtype),
+        bands,
     )
 
 
@@ -99,5 +109,13 @@ def join(samples: Sequence[Sample]) -> Sample:
     return Sample(
         messages=bonds("messages"),
         pairs=bonds("pairs"),
+        bands=[one for sample in samples for one in sample.bands],
         **{name: torch.cat([getattr(sample, name) for sample in samples]) for name in plain},
     )
+
+
+def split(bands: Sequence[BandReference], pair: Tensor, onsite: Tensor) -> list[tuple[BandReference, Tensor, Tensor]]:
+    """Each structure's eigenstates with its rows of pairs and onsite blocks of their union."""
+    pairs = pair.split([one.sums.n_pairs for one in bands]) if bands else ()
+    atoms = onsite.split([one.sums.atoms for one in bands]) if bands else ()
+    return list(zip(bands, pairs, atoms, strict=True))

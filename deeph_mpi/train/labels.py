@@ -30,6 +30,7 @@ class Labels:
         vectors: (n, 3) Å from i to j.
         hamiltonian, overlap: (n, size²) pair blocks packed by sectors in the bond frame; H in eV, gauge-fixed.
         onsite, onsite_overlap: (N, components) onsite blocks in the basis of `OnsiteLayout`.
+        fermi_energy: eV, in the same zero of energy; None where the structure does not give it.
     """
 
     name: str
@@ -41,11 +42,14 @@ class Labels:
     overlap: Tensor
     onsite: Tensor
     onsite_overlap: Tensor
+    fermi_energy: float | None = None
 
     def shift(self, energy: float) -> None:
         """Move the zero of energy: H ← H − energy · S."""
         self.hamiltonian -= energy * self.overlap
         self.onsite -= energy * self.onsite_overlap
+        if self.fermi_energy is not None:
+            self.fermi_energy -= energy
 
 
 def make_labels(name: str, system: DeephSystem, template: ShellTemplate) -> Labels:
@@ -77,8 +81,9 @@ def make_labels(name: str, system: DeephSystem, template: ShellTemplate) -> Labe
         packed.append(lab_to_packed(whole[chosen], rotation, template))
         own = np.flatnonzero(onsite)
         flat.append(whole[own[np.argsort(i[own])]].flatten(1) @ flat_basis.T)
+    ends = torch.tensor(i[chosen]), torch.tensor(j[chosen])
     labels = Labels(
-        name, numbers, torch.tensor(i[chosen]), torch.tensor(j[chosen]), vectors, packed[0], packed[1], flat[0], flat[1]
+        name, numbers, *ends, vectors, packed[0], packed[1], flat[0], flat[1], system.info.fermi_energy_eV
     )
     if system.info.vacuum_level_eV is not None:
         labels.shift(system.info.vacuum_level_eV)

@@ -27,7 +27,7 @@ from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.torch_group import rank_device, torch_group
-from deeph_mpi.train.batch import Sample, join, make_sample
+from deeph_mpi.train.batch import Sample, join, make_sample, split
 from deeph_mpi.train.errors import ErrorSums, hamiltonian_errors
 from deeph_mpi.train.labels import Labels
 from deeph_mpi.train.prepare import common_orbitals, read_labels, untrained_model
@@ -42,16 +42,26 @@ COLUMNS = ("epoch", "seconds", "learning_rate", "train_meV", "all_meV", "onsite_
 
 
 class Objective(nn.Module):
-    """Sum of absolute errors of all matrix elements of a batch, eV."""
+    """Sum of absolute errors of all matrix elements of a batch, eV, and as many times the error that eigenstates feel.
 
-    def __init__(self, network: HamiltonianNetwork) -> None:
+    Attributes:
+        band_weight: factor of the latter, see `BandReference.error`.
+        turn: which of the k-points is taken.
+    """
+
+    def __init__(self, network: HamiltonianNetwork, band_weight: float = 0.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.band_weight, self.turn = network, band_weight, 0
 
     def forward(self, sample: Sample) -> Tensor:
         """Each undirected pair stands for two blocks of the matrix."""
         pair, onsite = predict(self.network, sample)
-        return 2 * (pair - sample.pair_target).abs().sum() + (onsite - sample.onsite_target).abs().sum()
+        pair, onsite = pair - sample.pair_target, onsite - sample.onsite_target
+        loss = 2 * pair.abs().sum() + onsite.abs().sum()
+        for bands, *errors in split(sample.bands, pair, onsite):
+            elements = 2 * errors[0].numel() + errors[1].numel()
+            loss = loss + self.band_weight * elements * bands.error(*errors, self.turn)
+        return loss
 
 
 def predict(network: HamiltonianNetwork, sample: Sample) -> tuple[Tensor, Tensor]:
@@ -86,7 +96,8 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
         _log_model(model, config, world)
     with stages("prepare"), world.together():
         samples = [
-            make_sample(model, one, system.structure).to(device) for system, one in zip(systems, labels, strict=True)
+            make_sample(model, one, system.structure, 4 if config.train.band_weight else 0).to(device)
+            for system, one in zip(systems, labels, strict=True)
         ]
         checks = Checks(model, *held, set(data.validation), device)
     with stages("train"), torch_group(world, device):
@@ -155,7 +166,7 @@ class Trainer:
         self.costs = np.array([len(sample.pairs) for sample in samples], dtype=float)
         self.elements = np.array([2 * s.pair_target.numel() + s.onsite_target.numel() for s in samples], dtype=float)
         model.network.to(device)
-        self.objective = Objective(model.network)
+        self.objective = Objective(model.network, config.train.band_weight)
         self.wrapped: nn.Module = self.objective
         if world.size > 1:
             self.wrapped = nn.parallel.DistributedDataParallel(
@@ -212,6 +223,7 @@ class Trainer:
         for batch in epoch_batches(len(self.samples), self.settings.batch, self.settings.seed, self.epoch):
             mine = share(batch, self.costs, world.rank, world.size)
             sample = join([self.samples[index] for index in mine]) if mine else empty_like(self.samples[0])
+            self.objective.turn = self.epoch
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
             loss = self.wrapped(sample) / self.elements[batch].sum()
