@@ -6,7 +6,10 @@ fractional.
 
 from __future__ import annotations
 
+import json
+import random
 import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, WrapValidator, model_validator
@@ -195,16 +198,73 @@ def _names(value: Any) -> Any:
 Names = Annotated[list[str], BeforeValidator(_names)]
 
 
+def _fractions(value: Any) -> Any:
+    if value is None:
+        return value
+    good = isinstance(value, list) and len(value) == 3 and all(isinstance(x, int | float) and x >= 0 for x in value)
+    if not good or not value[0] > 0 or abs(sum(value) - 1) > 1e-6:
+        raise ValueError(f"must be three shares [train, validation, test] that add up to 1, not {value!r}")
+    return value
+
+
+Fractions = Annotated[list[float] | None, BeforeValidator(_fractions)]
+
+
+def _read_split(path: Path) -> dict[str, list[str]]:
+    """Names of structures from a JSON file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON file ({error})") from None
+    parts = ("train", "validation", "test")
+    if not isinstance(content, dict) or not content.get("train") or set(content) - set(parts):
+        raise ValueError(f'{path} must hold {{"train": […], "validation": […], "test": […]}}')
+    return {part: _names(content.get(part, [])) for part in parts}
+
+
+def _random_split(data: DataSection) -> dict[str, list[str]]:
+    """All structures of a dataset, divided at random by a seed."""
+    names = sorted(path.parent.name for path in data.directory.glob("*/info.json"))
+    fractions = data.fractions or [0.8, 0.1, 0.1]
+    counts = [round(share * len(names)) for share in fractions[1:]]
+    if len(names) <= sum(counts):
+        raise ValueError(f"{len(names)} structures in {data.directory} are too few to divide them")
+    random.Random(data.split_seed).shuffle(names)
+    validation, rest = names[: counts[0]], names[counts[0] :]
+    parts = {"train": rest[counts[1] :], "validation": validation, "test": rest[: counts[1]]}
+    return {part: sorted(members) for part, members in parts.items()}
+
+
 class DataSection(Section):
     """The structures to learn from."""
 
     directory: InputDirectory = key(..., "folder with one directory in the DeepH layout per structure")
-    train: Names = key(..., 'structures to train on: names, or a range such as "000-029"', min_length=1)
+    train: Names = key([], 'structures to train on: names, or a range such as "000-029"')
+    fractions: Fractions = key(
+        None, "random split: shares of train, validation and test; without train and split the default is 0.8, 0.1, 0.1"
+    )
+    split_seed: int = key(0, "seed of the random split", ge=0)
+    split: InputFile | None = key(
+        None, 'JSON file {"train": […], "validation": […], "test": […]} of names, such as the one a run writes'
+    )
     validation: Names = key([], "structures that choose the best epoch")
     test: Names = key([], "structures on which the final errors are reported")
     electrons: dict[str, float] | None = key(
         None, "valence electrons per element; by default found from the structures' electron counts"
     )
+
+    @model_validator(mode="after")
+    def _split(self) -> Self:
+        if not self.train:
+            if self.validation or self.test:
+                raise ValueError("validation and test go with train: give it too, or none of the three")
+            if self.split and self.fractions:
+                raise ValueError("give one of fractions, split, not both")
+            found = _read_split(self.split) if self.split else _random_split(self)
+            self.train, self.validation, self.test = found["train"], found["validation"], found["test"]
+        elif self.split or self.fractions:
+            raise ValueError("give train or one of fractions, split, not both")
+        return self
 
     @model_validator(mode="after")
     def _disjoint_and_present(self) -> Self:
@@ -234,11 +294,23 @@ class NetworkSection(Section):
     radial: int = key(16, "radial basis functions", ge=2)
 
 
+Batch = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], _shape('a positive number of structures, or "auto"')]
+
+
 class TrainSection(Section):
     """How the network is trained."""
 
     epochs: int = key(500, "passes over the training structures; the learning rate falls to zero over them", ge=1)
-    batch: int = key(2, "structures per step, over all ranks", ge=1)
+    batch: Batch = key("auto", 'structures per step, over all ranks; "auto": as batch_elements says')
+    batch_elements: float = key(
+        8e5, "matrix elements (pairs × block size) per step, over all ranks, where batch is auto", gt=0
+    )
+    parallel: Literal["data", "graph"] = key(
+        "data", '"data": ranks share the structures of a step; "graph": ranks share each structure, for large ones'
+    )
+    init_from: InputFile | None = key(
+        None, "checkpoint to start from (fine-tuning); its elements and network are kept, new elements are added"
+    )
     learning_rate: float = key(4e-3, "peak learning rate (AdamW)", gt=0)
     warmup: int = key(100, "steps of linear warm-up", unit="steps", ge=0)
     clip: float = key(0.1, "largest norm of the gradient", gt=0)
@@ -248,6 +320,9 @@ class TrainSection(Section):
     seed: int = key(0, "seed of the weights and of the order of structures", ge=0)
     band_weight: float = key(
         0.0, "weight of the error in the basis of the reference's eigenstates beside that of the matrix elements", ge=0
+    )
+    report_every: int = key(
+        10, "epochs between reports: errors by shell pair and distance, validation eigenvalues", unit="epochs", ge=1
     )
     patience: int = key(100, "epochs without a better validation error before training stops", ge=1)
     minutes: float | None = key(
@@ -261,8 +336,9 @@ class TrainOutputSection(Section):
     """Where the checkpoint and the log go."""
 
     directory: OutputDirectory = key(
-        "run", "directory for model.pt (the checkpoint), restart.pt and log.csv", validate_default=True
+        "run", "directory for model.pt (the checkpoint), restart.pt, logs and pictures", validate_default=True
     )
+    tensorboard: bool = key(False, "whether logs for TensorBoard are written too (needs the package tensorboard)")
 
 
 class TrainConfig(Schema):

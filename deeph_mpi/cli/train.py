@@ -15,7 +15,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> Job:
         from deeph_mpi.config import TrainConfig, load
 
         checked = world.on_root(load, config, TrainConfig, overrides or [])
-        from deeph_mpi.train.trainer import train as run  # heavy: not before the configuration is known to be good
+        from deeph_mpi.train.run import train as run  # heavy: not before the configuration is known to be good
 
         run(checked, world)
 

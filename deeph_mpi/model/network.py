@@ -20,7 +20,7 @@ from deeph_mpi.model.o2 import BondConvolution, GatedSectors, SectorLinear, swap
 from deeph_mpi.model.o3 import EquivariantLinear, EquivariantNorm, FeedForward
 from deeph_mpi.model.settings import NetworkSettings
 
-__all__ = ["Features", "HamiltonianNetwork"]
+__all__ = ["Exchange", "Features", "HamiltonianNetwork"]
 
 Features = tuple[Tensor, Tensor]
 """Natural (n, (l_max+1)², channels) and pseudo (n, (l_pseudo+1)²−1, pseudo_channels) features."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Features
 from deeph_mpi.parallel import World
 
-__all__ = ["bonds_per_chunk", "predict"]
+__all__ = ["bonds_per_chunk", "exchange_features", "message_rows", "predict"]
 
 LARGEST_CHUNK = 2048  # bonds; more does not fit the caches and is slower
 
@@ -66,8 +67,8 @@ def predict(
         species = model.species(domain.numbers).to(device)
     owned = species[: domain.n_owned]
     messages = _MessageBonds(model, domain, chunk, device)
-    state = network.features(owned, messages, lambda features: _exchange(domain.message_halo, features))
-    normalized = _exchange(domain.pair_halo, network.pair_norm(*state))
+    state = network.features(owned, messages, partial(exchange_features, domain.message_halo))
+    normalized = exchange_features(domain.pair_halo, network.pair_norm(*state))
 
     pairs = pairs_global(domain)
     hamiltonian = BlockSet.allocate(pairs, orbitals, np.float64)
@@ -83,16 +84,21 @@ def predict(
     return hamiltonian, overlap
 
 
+def message_rows(domain: Domain) -> tuple[Tensor, Tensor, Tensor]:
+    """Message bonds of a domain, each between owned atoms once, those to ghosts as they are: local rows i, j (n,) int64 and
+    vectors (n, 3) float64 Å."""
+    edges = domain.messages
+    once = decoded_from_i(domain.atoms[edges.i], domain.atoms[edges.j], edges.R) | (edges.j >= domain.n_owned)
+    i, j = (torch.tensor(ends[once].astype(np.int64)) for ends in (edges.i, edges.j))
+    return i, j, torch.tensor(edges.vectors[once])
+
+
 class _MessageBonds:
-    """Gives the message bonds of a domain in chunks, each bond between owned atoms once, those to ghosts as they are."""
+    """Gives the message bonds of a domain in chunks."""
 
     def __init__(self, model: HamiltonianModel, domain: Domain, chunk: int, device: torch.device) -> None:
         self.model, self.chunk, self.device = model, chunk, device
-        edges = domain.messages
-        once = decoded_from_i(domain.atoms[edges.i], domain.atoms[edges.j], edges.R) | (edges.j >= domain.n_owned)
-        self.i = torch.tensor(edges.i[once].astype(np.int64))
-        self.j = torch.tensor(edges.j[once].astype(np.int64))
-        self.vectors = torch.tensor(edges.vectors[once])
+        self.i, self.j, self.vectors = message_rows(domain)
 
     def __call__(self) -> Iterator[Bonds]:
         geometry, dtype = self.model.network.message_geometry, self.model.dtype
@@ -101,7 +107,7 @@ class _MessageBonds:
             yield geometry(i, j, vectors, dtype)
 
 
-def _exchange(halo: HaloExchange, features: Features) -> Features:
+def exchange_features(halo: HaloExchange, features: Features) -> Features:
     """Append the ghosts' rows to both kinds of features with one message per neighbour. Collective."""
     natural, pseudo = features
     flat = torch.cat([natural.flatten(1), pseudo.flatten(1)], dim=1)

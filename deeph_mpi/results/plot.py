@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deeph_mpi.results.dos import density_of_states
+from deeph_mpi.results.figure import new_figure, save_figure
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ def plot_spectrum(
     Returns:
         The files written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((5.2, 4.4))
     axes = figure.subplots()
     zero = spectrum.fermi if np.isfinite(spectrum.fermi) else 0.0
     draw = _bands if len(spectrum.distances) else _density if spectrum.is_mesh else _levels
@@ -49,15 +46,7 @@ def plot_spectrum(
         axes.set_ylabel(label)
         axes.set_ylim(window)
     axes.set_title(run.formula, fontsize="medium")
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for kind in ("png", "pdf"):
-        path = directory / f"{draw.__name__[1:].replace('density', 'dos')}.{kind}"
-        temporary = path.with_name(path.name + ".part")
-        figure.savefig(temporary, format=kind, dpi=180)
-        temporary.replace(path)
-        written.append(path)
-    return written
+    return save_figure(figure, directory / draw.__name__[1:].replace("density", "dos"))
 
 
 def _bands(axes: Axes, run: RunRecord, spectrum: SpectrumRecord, zero: float) -> None:

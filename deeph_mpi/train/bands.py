@@ -101,10 +101,14 @@ class BandReference:
         return self
 
     def error(self, pair: Tensor, onsite: Tensor, turn: int) -> Tensor:
-        """Weighted mean of |C† ΔH C|, eV, at one of the k-points in turn, of errors as `BlochSum` takes them."""
+        """Weighted root mean square of C† ΔH C, eV, at one of the k-points in turn, of errors as `BlochSum` takes them.
+
+        Squares, as a few directions in which S is small carry nearly all of what can spoil a spectrum.
+        """
         k = turn % len(self.states)
         states = self.states[k] * self.weights[k]
-        return (states.mH @ self.sums(pair, onsite, k) @ states).abs().mean()
+        error = states.mH @ self.sums(pair, onsite, k) @ states
+        return torch.view_as_real(error).square().sum().add(1e-20).sqrt() / len(error)
 
     def energy_errors(self, pair: Tensor, onsite: Tensor) -> np.ndarray:
         """Errors in eV of the eigenvalues within `NEAR` of E_F, of predicted blocks with the reference's overlaps; by index."""
@@ -143,7 +147,9 @@ def band_reference(
     if labels.fermi_energy is None:
         raise DataError(f"{labels.name}: no fermi_energy_eV is given, so that states near it cannot be told")
     exact = BlochSum(labels, template, kpoints, torch.float64)
-    have = np.concatenate([np.sort(template.index[z].numpy()) + n * template.size for n, z in enumerate(labels.numbers)])
+    have = np.concatenate(
+        [np.sort(template.index[z].numpy()) + n * template.size for n, z in enumerate(labels.numbers)]
+    )
     energies, states, metric = [], [], []
     for k in range(len(kpoints)):
         h = exact(labels.hamiltonian, labels.onsite, k).numpy()[np.ix_(have, have)]

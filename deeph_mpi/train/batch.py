@@ -1,23 +1,45 @@
-"""Structures prepared once for training: geometry in bond frames and targets; batches are their disjoint unions."""
+"""Structures prepared once for training: geometry in bond frames and targets; batches are their disjoint unions.
+
+A structure may also be spread over all ranks, as in inference (`spread_sample`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.domain.pairs import decoded_from_i
+from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.model.geometry import Bonds
 from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.model.network import Exchange, Features
+from deeph_mpi.model.predict import exchange_features, message_rows
+from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
 from deeph_mpi.train.bands import BandReference, band_reference, sample_kpoints
 from deeph_mpi.train.labels import Labels
 
-__all__ = ["Sample", "baseline_residuals", "join", "make_sample", "message_bonds"]
+__all__ = [
+    "Sample",
+    "baseline_residuals",
+    "empty_like",
+    "join",
+    "make_sample",
+    "message_bonds",
+    "split",
+    "spread_sample",
+]
+
+
+def _complete(features: Features) -> Features:
+    return features
 
 
 @dataclass
@@ -32,6 +54,7 @@ class Sample:
         pair_target: (n, size²) what the network has to add to the baseline, packed by sectors, eV.
         onsite_target: (N, components) the same for onsite blocks.
         bands: eigenstates of each structure, or none.
+        message_exchange, pair_exchange: append the rows of ghost atoms where the sample is spread over ranks.
     """
 
     species: Tensor
@@ -41,6 +64,8 @@ class Sample:
     pair_target: Tensor
     onsite_target: Tensor
     bands: list[BandReference] = field(default_factory=list)
+    message_exchange: Exchange = _complete
+    pair_exchange: Exchange = _complete
 
     def to(self, device: torch.device) -> Sample:
         """Copy to a device."""
@@ -50,7 +75,7 @@ class Sample:
                 moved[name] = Bonds(*(getattr(value, f.name).to(device) for f in fields(Bonds)))
             elif name == "bands":
                 moved[name] = [one.to(device) for one in value]
-            else:
+            elif isinstance(value, Tensor):
                 moved[name] = value.to(device)
         return Sample(**moved)
 
@@ -93,8 +118,39 @@ def make_sample(model: HamiltonianModel, labels: Labels, structure: Structure, k
     )
 
 
+def spread_sample(world: World, model: HamiltonianModel, labels: Labels, structure: Structure) -> Sample:
+    """This rank's part of a structure that all ranks work on together, as in inference. Collective.
+
+    A rank has the atoms of its domain, the messages that reach them and the pairs that it decodes; sums of losses and
+    gradients over ranks are those of the whole structure.
+    """
+    network, dtype = model.network, model.dtype
+    pairs_of = np.bincount(labels.i, minlength=len(structure)) + np.bincount(labels.j, minlength=len(structure))
+    partition = partition_atoms(structure, pairs_of.astype(float), world.size)
+    domain = build_domain(world, structure, partition, network.settings.r_message, model.radii)
+    mine = torch.tensor(partition.owner[labels.i.numpy()] == world.rank)
+    order = np.argsort(domain.atoms)
+    i, j = (torch.tensor(order[np.searchsorted(domain.atoms[order], ends[mine])]) for ends in (labels.i, labels.j))
+    pair_target, onsite_target = baseline_residuals(model, labels)
+    species = model.species(labels.numbers)
+    kinds = species[labels.i] * len(model.elements) + species[labels.j]
+    owned = torch.tensor(domain.owned)
+    return Sample(
+        species[owned],
+        network.message_geometry(*message_rows(domain), dtype),
+        network.pair_geometry(i, j, labels.vectors[mine], dtype),
+        kinds[mine],
+        pair_target[mine].to(dtype),
+        onsite_target[owned].to(dtype),
+        message_exchange=partial(exchange_features, domain.message_halo),
+        pair_exchange=partial(exchange_features, domain.pair_halo),
+    )
+
+
 def join(samples: Sequence[Sample]) -> Sample:
-    """The disjoint union of structures; at least one."""
+    """The disjoint union of whole structures; at least one."""
+    if len(samples) == 1:
+        return samples[0]
     starts = np.cumsum([0, *(len(sample.species) for sample in samples)])
 
     def bonds(name: str) -> Bonds:
@@ -105,12 +161,14 @@ def join(samples: Sequence[Sample]) -> Sample:
             merged[end] = torch.cat(shifted)
         return Bonds(**merged)
 
-    plain = ("species", "pair_species", "pair_target", "onsite_target")
     return Sample(
-        messages=bonds("messages"),
-        pairs=bonds("pairs"),
-        bands=[one for sample in samples for one in sample.bands],
-        **{name: torch.cat([getattr(sample, name) for sample in samples]) for name in plain},
+        torch.cat([sample.species for sample in samples]),
+        bonds("messages"),
+        bonds("pairs"),
+        torch.cat([sample.pair_species for sample in samples]),
+        torch.cat([sample.pair_target for sample in samples]),
+        torch.cat([sample.onsite_target for sample in samples]),
+        [one for sample in samples for one in sample.bands],
     )
 
 
@@ -119,3 +177,15 @@ def split(bands: Sequence[BandReference], pair: Tensor, onsite: Tensor) -> list[
     pairs = pair.split([one.sums.n_pairs for one in bands]) if bands else ()
     atoms = onsite.split([one.sums.atoms for one in bands]) if bands else ()
     return list(zip(bands, pairs, atoms, strict=True))
+
+
+def empty_like(sample: Sample) -> Sample:
+    """A sample without atoms, for a rank that has no structure in a step: it takes part in the gradient's sum."""
+    none = torch.zeros(0, dtype=torch.int64, device=sample.species.device)
+    bonds = [
+        type(part)(
+            none, none, *(getattr(part, name)[:0] for name in ("natural", "pseudo", "radial", "envelope", "distances"))
+        )
+        for part in (sample.messages, sample.pairs)
+    ]
+    return Sample(none, bonds[0], bonds[1], none, sample.pair_target[:0], sample.onsite_target[:0])

@@ -72,8 +72,9 @@ def fit_tables(labels: Sequence[Labels], template: ShellTemplate) -> tuple[TwoCe
                 )
         onsite = torch.zeros(len(elements), template.size, template.size, dtype=torch.float64)
         for row, z in enumerate(elements):
-            mean = torch.cat([getattr(one, onsite_name)[torch.tensor(one.numbers == z)] for one in labels]).mean(dim=0)
-            onsite[row] = torch.tensordot(mean * constant, basis, dims=1)
+            atoms = torch.cat([getattr(one, onsite_name)[torch.tensor(one.numbers == z)] for one in labels])
+            if len(atoms):  # an element of a checkpoint that is refined need not occur
+                onsite[row] = torch.tensordot(atoms.mean(dim=0) * constant, basis, dims=1)
         tables.append(TwoCentreTable(knots, coefficients, onsite.numpy()))
     return tables[0], tables[1]
 
@@ -142,7 +143,8 @@ def fit_scales(
     onsite_scale = torch.ones(len(elements), members.shape[1], dtype=torch.float64)
     for row, z in enumerate(elements):
         rest = torch.cat([res[torch.tensor(one.numbers == z)] for one, (_, res) in zip(labels, residuals, strict=True)])
-        onsite_scale[row] = (rest.square().mean(dim=0) @ members / members.sum(dim=0)).sqrt()
+        if len(rest):
+            onsite_scale[row] = (rest.square().mean(dim=0) @ members / members.sum(dim=0)).sqrt()
     return pair_scale, onsite_scale
 
 

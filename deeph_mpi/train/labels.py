@@ -82,9 +82,7 @@ def make_labels(name: str, system: DeephSystem, template: ShellTemplate) -> Labe
         own = np.flatnonzero(onsite)
         flat.append(whole[own[np.argsort(i[own])]].flatten(1) @ flat_basis.T)
     ends = torch.tensor(i[chosen]), torch.tensor(j[chosen])
-    labels = Labels(
-        name, numbers, *ends, vectors, packed[0], packed[1], flat[0], flat[1], system.info.fermi_energy_eV
-    )
+    labels = Labels(name, numbers, *ends, vectors, packed[0], packed[1], flat[0], flat[1], system.info.fermi_energy_eV)
     if system.info.vacuum_level_eV is not None:
         labels.shift(system.info.vacuum_level_eV)
     return labels

@@ -19,6 +19,7 @@ from deeph_mpi.model.model import HamiltonianModel, ModelFacts
 from deeph_mpi.model.network import HamiltonianNetwork
 from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.train.batch import baseline_residuals, message_bonds
+from deeph_mpi.train.finetune import extend_model
 from deeph_mpi.train.fit import (
     MARGIN,
     align_zeros,
@@ -63,11 +64,16 @@ def read_labels(directory: Path, names: list[str], template: ShellTemplate) -> t
 
 
 def untrained_model(
-    config: TrainConfig, template: ShellTemplate, systems: list[DeephSystem], labels: list[Labels]
+    config: TrainConfig,
+    template: ShellTemplate,
+    systems: list[DeephSystem],
+    labels: list[Labels],
+    start: HamiltonianModel | None = None,
 ) -> tuple[HamiltonianModel, list[float]]:
     """Fit tables and scales to the training structures and put an untrained network (seeded) on top.
 
-    Without vacuum levels the labels' zeros of energy are aligned to each other in place.
+    Without vacuum levels the labels' zeros of energy are aligned to each other in place. With `start`, a checkpoint to be
+    refined, what it has learnt is kept.
 
     Returns:
         The model, and by how much each structure's zero of energy was moved, eV.
@@ -97,16 +103,19 @@ def untrained_model(
         radial=net.radial,
         neighbours=max(float(np.mean(neighbours)), 1.0),
     )
+    if start is not None:
+        settings = replace(start.settings, orbitals=template.orbitals)
+    present = np.unique(np.concatenate([one.numbers for one in labels])).tolist()
     if config.data.electrons is not None:
-        electrons = {z: float(config.data.electrons[s]) for s, z in _symbols(config.data.electrons, elements)}
+        electrons = {z: float(config.data.electrons[s]) for s, z in _symbols(config.data.electrons, present)}
     else:
         occupations = [system.info.occupation for system in systems]
-        electrons = electrons_per_element([one.numbers for one in labels], occupations, elements)
+        electrons = electrons_per_element([one.numbers for one in labels], occupations, present)
     facts = ModelFacts(
         electrons=electrons,
         energy_reference="vacuum level" if referenced else "fitted per structure",
         shortest=shortest_distances(labels),
-        neighbours=neighbour_counts([s.structure for s in systems], net.r_message),
+        neighbours=neighbour_counts([s.structure for s in systems], settings.r_message),
         margin=MARGIN,
         fermi_energy=_fermi_energy(systems) if referenced else None,
     )
@@ -117,7 +126,7 @@ def untrained_model(
     model.network.pair_scale.copy_(pair_scale)
     model.network.pair_radius.copy_(pair_radii(labels, elements))
     model.network.onsite_scale.copy_(onsite_scale)
-    return model, shifts
+    return (model if start is None else extend_model(start, model)), shifts
 
 
 def _fermi_energy(systems: list[DeephSystem]) -> float | None:
