@@ -239,7 +239,7 @@ class DataSection(Section):
     """The structures to learn from."""
 
     directory: InputDirectory = key(..., "folder with one directory in the DeepH layout per structure")
-    train: Names = key([], 'structures to train on: names, or a range such as "000-029"')
+    train: Names = key([], 'structures to train on: names, or a range such as "000-029"', min_length=1)
     fractions: Fractions = key(
         None, "random split: shares of train, validation and test; without train and split the default is 0.8, 0.1, 0.1"
     )
@@ -312,6 +312,7 @@ class TrainSection(Section):
         None, "checkpoint to start from (fine-tuning); its elements and network are kept, new elements are added"
     )
     learning_rate: float = key(4e-3, "peak learning rate (AdamW)", gt=0)
+    optimizer: Literal["muon", "adamw"] = key("muon", "optimizer")
     warmup: int = key(100, "steps of linear warm-up", unit="steps", ge=0)
     clip: float = key(0.1, "largest norm of the gradient", gt=0)
     average: float = key(

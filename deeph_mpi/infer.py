@@ -24,6 +24,7 @@ from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.torch_group import rank_device
+from deeph_mpi.results.environments import report_environments
 from deeph_mpi.structure.read import read_structure
 
 __all__ = ["infer"]
@@ -69,7 +70,8 @@ def infer(config: InferConfig, world: World) -> None:
             log.warning("extrapolating: %s", warning)
 
     with stages("network"):
-        h, s = predict(world, model, domain, plan, orbitals, config.model.memory_gb, device)
+        h, s, novelty = predict(world, model, domain, plan, orbitals, config.model.memory_gb, device)
+        report_environments(world, model, structure, partition, novelty, config.output.directory)
         if config.model.overlap is not None:
             s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, partition.owner)
             h, s = on_common_pairs(h, s, orbitals)

@@ -71,7 +71,7 @@ def predict_alone(
     domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
     plan = PairPlan.build(world, partition, domain)
     orbitals = model.settings.orbitals.orbitals(structure.numbers)
-    h, s = predict(world, model, domain, plan, orbitals, memory_gb)
+    h, s, _ = predict(world, model, domain, plan, orbitals, memory_gb)
     return as_dict(h, orbitals), as_dict(s, orbitals)
 
 

@@ -61,7 +61,7 @@ def test_overlap_from_the_table_equals_the_file(model: HamiltonianModel) -> None
         partition = Partition(np.zeros(len(system.structure), dtype=np.int32), 1)
         domain = build_domain(world, system.structure, partition, model.settings.r_message, model.radii)
         orbitals = model.settings.orbitals.orbitals(system.structure.numbers)
-        h, s = predict(world, model, domain, PairPlan.build(world, partition, domain), orbitals)
+        h, s, _ = predict(world, model, domain, PairPlan.build(world, partition, domain), orbitals)
         found = {tuple(pair): index for index, pair in enumerate(s.pairs.tolist())}
         rows = [found[tuple(pair)] for pair in system.overlap.pairs.tolist()]  # the model reaches a little further
         deviation = np.abs(s.entries.reshape(-1, 169)[rows] - system.overlap.entries.reshape(-1, 169))

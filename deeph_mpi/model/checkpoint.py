@@ -16,6 +16,7 @@ from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.model import HamiltonianModel, ModelFacts
 from deeph_mpi.model.network import HamiltonianNetwork
+from deeph_mpi.model.novelty import Novelty
 from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.model.tables import TwoCentreTable
 
@@ -69,6 +70,7 @@ def to_plain(model: HamiltonianModel) -> dict[str, Any]:
         "network": {key: value.detach().cpu().clone() for key, value in model.network.state_dict().items()},
         "overlap": {key: value.cpu().clone() for key, value in model.overlap.state_dict().items()},
         "baseline": {key: value.cpu().clone() for key, value in model.baseline.state_dict().items()},
+        "novelty": None if model.novelty is None else model.novelty.to_plain(),
     }
 
 
@@ -87,6 +89,7 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
             for name in ("overlap", "baseline")
         ]
         facts = ModelFacts(**content["facts"])
+        novelty = None if content.get("novelty") is None else Novelty.from_plain(content["novelty"])
         pairs, size = len(network.settings.orbitals.shells) ** 2, ShellTemplate(network.settings.orbitals).size
         for table in tables:
             if len(table.coefficients) != pairs or table.onsite.shape[1:] != (size, size):
@@ -97,11 +100,16 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
     for name, value in [
         *(("overlap." + key, value) for key, value in tables[0].state_dict().items()),
         *(("baseline." + key, value) for key, value in tables[1].state_dict().items()),
+        *(
+            ((f"novelty.{key}", value) for key, value in content["novelty"].items() if value is not None)
+            if novelty
+            else ()
+        ),
         *network.state_dict().items(),
     ]:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(f"the checkpoint holds numbers that are not finite ({name})")
-    return HamiltonianModel(network, tables[0], tables[1], facts)
+    return HamiltonianModel(network, tables[0], tables[1], facts, novelty)
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: HamiltonianModel) -> None:

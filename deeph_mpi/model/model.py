@@ -17,6 +17,7 @@ from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.basis.wigner import bond_frames, wigner_matrices
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.network import HamiltonianNetwork
+from deeph_mpi.model.novelty import Novelty
 from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.model.tables import TwoCentreTable
 
@@ -56,13 +57,20 @@ class HamiltonianModel(nn.Module):
         overlap: two-centre table of S.
         baseline: two-centre table of H, to which the network's outputs are added.
         facts: training ranges, electron counts and so on.
+        novelty: statistics of the training atoms; None before training has ended.
     """
 
     def __init__(
-        self, network: HamiltonianNetwork, overlap: TwoCentreTable, baseline: TwoCentreTable, facts: ModelFacts
+        self,
+        network: HamiltonianNetwork,
+        overlap: TwoCentreTable,
+        baseline: TwoCentreTable,
+        facts: ModelFacts,
+        novelty: Novelty | None = None,
     ) -> None:
         super().__init__()
         self.network, self.overlap, self.baseline, self.facts = network, overlap, baseline, facts
+        self.novelty = novelty
 
     @property
     def settings(self) -> NetworkSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,21 @@ from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Features
 from deeph_mpi.parallel import World
 
-__all__ = ["bonds_per_chunk", "exchange_features", "message_rows", "predict"]
+__all__ = ["Prediction", "bonds_per_chunk", "exchange_features", "message_rows", "predict"]
+
+
+class Prediction(NamedTuple):
+    """What `predict` gives one rank.
+
+    Attributes:
+        hamiltonian, overlap: rows of the owned atoms.
+        novelty: (owned,) see `Novelty`; None where the checkpoint cannot tell.
+    """
+
+    hamiltonian: BlockSet
+    overlap: BlockSet
+    novelty: np.ndarray | None
+
 
 LARGEST_CHUNK = 2048  # bonds; more does not fit the caches and is slower
 
@@ -43,7 +58,7 @@ def predict(
     orbitals: np.ndarray,
     memory_gb: float = 1.0,
     device: torch.device | None = None,
-) -> tuple[BlockSet, BlockSet]:
+) -> Prediction:
     """H and S of all rows that this rank owns, float64. Collective: one halo exchange per layer and one for the pairs.
 
     Each pair is evaluated on one rank, and the owner of the other atom receives the transpose, so that H − Hᵀ is exactly
@@ -81,7 +96,7 @@ def predict(
     with world.together():
         if not np.isfinite(hamiltonian.entries).all():
             raise ModelError("the network predicts numbers that are not finite for this structure")
-    return hamiltonian, overlap
+    return Prediction(hamiltonian, overlap, None if model.novelty is None else model.novelty(*state, owned))
 
 
 def message_rows(domain: Domain) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deeph_mpi.data.deeph import DeephSystem
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.parallel import World
 from deeph_mpi.train.bands import BandReference, band_reference, sample_kpoints
-from deeph_mpi.train.batch import make_sample
-from deeph_mpi.train.errors import ErrorSums, hamiltonian_errors
+from deeph_mpi.train.batch import Sample, make_sample
+from deeph_mpi.train.errors import ErrorSums, atom_errors, hamiltonian_errors
 from deeph_mpi.train.labels import Labels
-from deeph_mpi.train.objective import predict
+from deeph_mpi.train.objective import features, predict
 
 __all__ = ["BAND_KPOINTS", "LARGEST_DENSE", "Checks"]
 
@@ -57,13 +58,29 @@ class Checks:
         for one, sample, reference in zip(self.labels, self.samples, self.bands, strict=True):
             if (one.name in self.validation) != validation:
                 continue
-            with torch.no_grad():
-                pair, onsite = predict(self.model.network, sample)
-            pair_error = (pair - sample.pair_target).cpu().double()
-            onsite_error = (onsite - sample.onsite_target).cpu().double()
+            pair_error, onsite_error = self._differences(sample)
             sums = sums + hamiltonian_errors(self.model, one, pair_error, onsite_error)
             if bands and reference is not None:
                 found = reference.energy_errors(one.hamiltonian + pair_error, one.onsite + onsite_error)
                 sums.energy += np.abs(found).sum()
                 sums.n_energy += len(found)
         return world.comm.allreduce(sums)
+
+    def novelty_and_errors(self, world: World) -> tuple[np.ndarray, np.ndarray]:
+        """Novelty and mean absolute error in meV of the rows of every validation atom. Collective."""
+        assert self.model.novelty is not None
+        own: list[tuple[np.ndarray, np.ndarray]] = []
+        for one, sample in zip(self.labels, self.samples, strict=True):
+            if one.name in self.validation:
+                with torch.no_grad():
+                    state = features(self.model.network, sample)
+                errors = atom_errors(self.model, one, *self._differences(sample))
+                own.append((self.model.novelty(*state, sample.species), errors))
+        found = [pair for rank in world.comm.allgather(own) for pair in rank]
+        return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
+
+    def _differences(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Predicted minus true pair blocks and onsite components, float64 on the CPU."""
+        with torch.no_grad():
+            pair, onsite = predict(self.model.network, sample)
+        return (pair - sample.pair_target).cpu().double(), (onsite - sample.onsite_target).cpu().double()

@@ -12,7 +12,7 @@ from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.model.model import HamiltonianModel, packed_to_lab, shell_rotation
 from deeph_mpi.train.labels import Labels
 
-__all__ = ["BINS", "ErrorSums", "hamiltonian_errors", "shell_names"]
+__all__ = ["BINS", "ErrorSums", "atom_errors", "common_shift", "hamiltonian_errors", "shell_names"]
 
 BINS = 16  # of 1 Å; longer pairs count to the last
 
@@ -105,13 +105,8 @@ def hamiltonian_errors(model: HamiltonianModel, labels: Labels, pair_error: Tens
         onsite_error: (N, components) the same for onsite blocks.
     """
     template = model.template
-    pair_error, onsite_error = pair_error.double(), onsite_error.double()
-    shift = common_shift(labels, pair_error, onsite_error)
+    blocks, onsite = _absolute(model, labels, pair_error, onsite_error)
     distances = torch.linalg.vector_norm(labels.vectors, dim=1)
-    blocks = packed_to_lab(
-        pair_error - shift * labels.overlap, shell_rotation(labels.vectors, template), template
-    ).abs()
-    onsite = ((onsite_error - shift * labels.onsite_overlap) @ model.onsite_basis.flatten(1)).abs()
     members = torch.tensor(np.diff(template.first))  # orbitals of each shell
     member = torch.repeat_interleave(torch.eye(len(members), dtype=torch.float64), members, dim=0)
     have = torch.stack([torch.tensor(template.mask(z)).double() * members for z in labels.numbers.tolist()])
@@ -119,10 +114,35 @@ def hamiltonian_errors(model: HamiltonianModel, labels: Labels, pair_error: Tens
     sums = ErrorSums.zero(len(members))
     hopping, n_hopping = member.T @ blocks.sum(dim=0) @ member, have[labels.i].T @ have[labels.j]
     sums.hopping, sums.n_hopping = (hopping + hopping.T).numpy(), (n_hopping + n_hopping.T).numpy()
-    sums.onsite = (member.T @ onsite.sum(dim=0).view(template.size, -1) @ member).numpy()
+    sums.onsite = (member.T @ onsite.sum(dim=0) @ member).numpy()
     sums.n_onsite = (have.T @ have).numpy()
     bins = distances.long().clamp(max=BINS - 1)
     size = (have.sum(dim=1)[labels.i] * have.sum(dim=1)[labels.j]).numpy()
     sums.distance = 2 * np.bincount(bins, weights=blocks.sum(dim=(1, 2)).numpy(), minlength=BINS)
     sums.n_distance = 2 * np.bincount(bins, weights=size, minlength=BINS)
     return sums
+
+
+def atom_errors(model: HamiltonianModel, labels: Labels, pair_error: Tensor, onsite_error: Tensor) -> np.ndarray:
+    """Mean absolute errors of the elements in each atom's rows, (N,) meV; arguments as for `hamiltonian_errors`."""
+    blocks, onsite = _absolute(model, labels, pair_error, onsite_error)
+    orbitals = torch.tensor(model.template.orbitals.orbitals(labels.numbers)).double()
+    totals, counts = onsite.sum(dim=(1, 2)), orbitals.square()
+    of_pair, size = blocks.sum(dim=(1, 2)), orbitals[labels.i] * orbitals[labels.j]
+    for ends in (labels.i, labels.j):
+        totals = totals.index_add(0, ends, of_pair)
+        counts = counts.index_add(0, ends, size)
+    return (1e3 * totals / counts).numpy()
+
+
+def _absolute(
+    model: HamiltonianModel, labels: Labels, pair_error: Tensor, onsite_error: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Absolute errors in the lab frame, a common shift fitted out: pairs (n, size, size) and onsite (N, size, size), eV."""
+    template = model.template
+    pair_error, onsite_error = pair_error.double(), onsite_error.double()
+    shift = common_shift(labels, pair_error, onsite_error)
+    rotation = shell_rotation(labels.vectors, template)
+    blocks = packed_to_lab(pair_error - shift * labels.overlap, rotation, template).abs()
+    onsite = (onsite_error - shift * labels.onsite_overlap) @ model.onsite_basis.flatten(1)
+    return blocks, onsite.abs().view(-1, template.size, template.size)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from deeph_mpi.model.network import HamiltonianNetwork
+from deeph_mpi.model.network import Features, HamiltonianNetwork
 from deeph_mpi.train.batch import Sample, split
 
-__all__ = ["Objective", "predict"]
+__all__ = ["Objective", "features", "predict"]
 
 
 class Objective(nn.Module):
@@ -38,7 +38,12 @@ def predict(network: HamiltonianNetwork, sample: Sample) -> tuple[Tensor, Tensor
 
     Collective for a sample that is spread over ranks: one halo exchange per layer and one for the pairs.
     """
-    state = network.features(sample.species, lambda: [sample.messages], sample.message_exchange)
+    state = features(network, sample)
     normalized = sample.pair_exchange(network.pair_norm(*state))
     pair = network.pairs(normalized, sample.pairs, sample.pair_species)
     return pair, network.onsite(state, sample.species)
+
+
+def features(network: HamiltonianNetwork, sample: Sample) -> Features:
+    """Features of a sample's own atoms after the last layer. Collective for a sample that is spread over ranks."""
+    return network.features(sample.species, lambda: [sample.messages], sample.message_exchange)

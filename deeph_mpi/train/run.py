@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from deeph_mpi._version import __version__
@@ -16,16 +17,18 @@ from deeph_mpi.data.deeph import DeephSystem
 from deeph_mpi.errors import ConfigError
 from deeph_mpi.model.checkpoint import from_plain, load_checkpoint, save_checkpoint, to_plain
 from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.model.novelty import Novelty, invariants
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.torch_group import rank_device, torch_group
-from deeph_mpi.train.batch import make_sample, spread_sample
+from deeph_mpi.train.batch import Sample, make_sample, spread_sample
 from deeph_mpi.train.checks import BAND_KPOINTS, LARGEST_DENSE, Checks
 from deeph_mpi.train.errors import ErrorSums, shell_names
 from deeph_mpi.train.finetune import union_of_orbitals
 from deeph_mpi.train.history import History
 from deeph_mpi.train.labels import Labels
+from deeph_mpi.train.objective import features
 from deeph_mpi.train.prepare import common_orbitals, read_labels, untrained_model
 from deeph_mpi.train.trainer import Trainer
 
@@ -81,6 +84,10 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
     with stages("train"), torch_group(world, device):
         trainer = Trainer(config, world, model, samples, checks, history, device)
         trainer.run()
+    with stages("environments"):
+        model.novelty = _novelty(config, world, model, samples)
+        if data.validation:
+            model.novelty.fit_law(*checks.novelty_and_errors(world))
     with stages("test"):
         reported = _report(config, world, model, checks)
     with world.together():
@@ -140,6 +147,19 @@ def _log_model(model: HamiltonianModel, config: TrainConfig, world: World) -> No
         "network of %d parameters, %d layers, messages to %.2f Å, pairs to %.2f Å, %s, %d rank(s)",
         count, settings.layers, settings.r_message, settings.r_pair, config.train.dtype, world.size,
     )  # fmt: skip
+
+
+def _novelty(config: TrainConfig, world: World, model: HamiltonianModel, samples: list[Sample]) -> Novelty:
+    """Statistics of the training atoms. Collective."""
+    own = samples if config.train.parallel == "graph" else samples[world.rank :: world.size]
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for sample in own:
+        with torch.no_grad():
+            state = features(model.network, sample)
+        parts.append((invariants(*state).cpu().numpy(), sample.species.cpu().numpy()))
+    parts = [part for rank in world.comm.allgather(parts) for part in rank]
+    values, species = (torch.tensor(np.concatenate([part[column] for part in parts])) for column in range(2))
+    return Novelty.of_training(values, species, len(model.elements))
 
 
 def _report(config: TrainConfig, world: World, model: HamiltonianModel, checks: Checks) -> tuple[str, ErrorSums]:

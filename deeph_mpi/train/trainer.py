@@ -21,6 +21,7 @@ from deeph_mpi.parallel.progress import progress
 from deeph_mpi.train.batch import Sample, empty_like, join
 from deeph_mpi.train.checks import Checks
 from deeph_mpi.train.history import History
+from deeph_mpi.train.muon import Muon
 from deeph_mpi.train.objective import Objective
 from deeph_mpi.train.sampler import epoch_batches, share
 
@@ -68,9 +69,13 @@ class Trainer:
             self.wrapped = nn.parallel.DistributedDataParallel(
                 self.objective, device_ids=[device] if device.type == "cuda" else None
             )
-        self.optimizer = torch.optim.AdamW(
-            model.network.parameters(), lr=config.train.learning_rate, betas=(0.9, 0.98), weight_decay=1e-3
-        )
+        self.optimizer: torch.optim.Optimizer
+        if config.train.optimizer == "muon":
+            self.optimizer = Muon(model.network, config.train.learning_rate)
+        else:
+            self.optimizer = torch.optim.AdamW(
+                model.network.parameters(), lr=config.train.learning_rate, betas=(0.9, 0.98), weight_decay=1e-3
+            )
         self.average = {key: value.clone() for key, value in model.network.state_dict().items()}
         self.best: dict[str, Any] = {"error": math.inf, "epoch": 0, "weights": self._weights(self.average)}
         self.epoch, self.step, self.seconds = 0, 0, 0.0
