@@ -332,6 +332,15 @@ class TrainSection(Section):
     resume: bool = key(True, "whether an unfinished run in the output directory is continued")
     dtype: Literal["float32", "float64"] = key("float32", "floating-point type of the network")
 
+    @model_validator(mode="after")
+    def _of_spread_structures(self) -> Self:
+        if self.parallel == "graph":
+            if self.batch not in (1, "auto"):
+                raise ValueError('parallel = "graph" takes one structure per step: leave batch out, or set it to 1')
+            if self.band_weight:
+                raise ValueError('parallel = "graph" cannot have a band_weight: no rank holds a whole matrix')
+        return self
+
 
 class TrainOutputSection(Section):
     """Where the checkpoint and the log go."""

@@ -27,24 +27,35 @@ def spline_knots(r_min: float, r_max: float, spacing: float) -> np.ndarray:
     return np.concatenate([np.full(DEGREE, r_min), inner, np.full(DEGREE, r_max)])
 
 
-def fit_splines(distances: np.ndarray, values: np.ndarray, knots: np.ndarray, *, stiffness: float = 1e-7) -> np.ndarray:
+def fit_splines(
+    distances: np.ndarray,
+    values: np.ndarray,
+    knots: np.ndarray,
+    *,
+    stiffness: float = 1e-7,
+    radius: float | None = None,
+) -> np.ndarray:
     """Least-squares spline coefficients of `values` (n, c) at `distances` (n,), zero with two derivatives at the last knot.
 
     Args:
+        radius: exactly zero from the last knot within this distance on; by default from the last knot of all.
         stiffness: weight of the sixth differences of the coefficients, which decide where there are no data.
 
     Returns:
         (len(knots) − DEGREE − 1, c) float64.
     """
     count = len(knots) - DEGREE - 1
-    design = BSpline.design_matrix(distances, knots, DEGREE, extrapolate=False).toarray()[:, : count - 3]
-    differences = np.diff(np.eye(count), n=DEGREE + 1, axis=0)[:, : count - 3]
+    free = count - 3
+    if radius is not None and radius < knots[-1] - 1e-9:
+        free = int(np.count_nonzero(knots[DEGREE + 1 :] <= radius + 1e-9))  # functions whose support ends within it
+    design = BSpline.design_matrix(distances, knots, DEGREE, extrapolate=False).toarray()[:, :free]
+    differences = np.diff(np.eye(count), n=DEGREE + 1, axis=0)[:, :free]
     # a row of data at every bond: the penalty is scaled so that it does not depend on how many there are
     weight = stiffness * np.sqrt(max(len(distances), 1))
     system = np.concatenate([design, weight * differences])
     right = np.concatenate([values, np.zeros((len(differences), values.shape[1]))])
     coefficients = np.zeros((count, values.shape[1]))
-    coefficients[: count - 3] = np.linalg.lstsq(system, right, rcond=None)[0]
+    coefficients[:free] = np.linalg.lstsq(system, right, rcond=None)[0]
     return coefficients
 
 

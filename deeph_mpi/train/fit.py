@@ -63,13 +63,8 @@ def fit_tables(labels: Sequence[Labels], template: ShellTemplate) -> tuple[TwoCe
                 values += [packed[here], packed[there][:, swap] * sign]
             own = np.concatenate(distances)
             if len(own):
-                # beyond its own range a pair of elements has no data, but a value: zero
-                beyond = np.arange(own.max() + OVERHANG, knots[-1], SPACING / 4)
-                distances.append(beyond)
-                values.append(np.zeros((len(beyond), even)))
-                coefficients[row] = fit_splines(
-                    np.concatenate(distances), np.concatenate(values), knots, stiffness=1e-8
-                )
+                radius = float(own.max()) + OVERHANG  # that of `pair_radii`
+                coefficients[row] = fit_splines(own, np.concatenate(values), knots, stiffness=1e-8, radius=radius)
         onsite = torch.zeros(len(elements), template.size, template.size, dtype=torch.float64)
         for row, z in enumerate(elements):
             atoms = torch.cat([getattr(one, onsite_name)[torch.tensor(one.numbers == z)] for one in labels])

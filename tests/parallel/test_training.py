@@ -12,7 +12,7 @@ from deeph_mpi.config import TrainConfig, load
 from deeph_mpi.errors import ConfigError
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.parallel import World
-from deeph_mpi.train.trainer import train
+from deeph_mpi.train.run import train
 from tests.mpi import DATA
 
 CONFIG = """
@@ -30,6 +30,8 @@ r_message = 3.0
 [train]
 epochs = 3
 batch = 2
+band_weight = 0.1
+report_every = 2
 dtype = "float64"
 [output]
 directory = "{out}"
@@ -59,7 +61,8 @@ def config(world: World, folder: Path, out: str, *overrides: str) -> TrainConfig
 def log(folder: Path) -> np.ndarray:
     """Losses and errors per epoch: columns train, all, onsite, hopping in meV."""
     with (folder / "log.csv").open() as file:
-        return np.array([[float(row[c]) for c in row if c.endswith("_meV")] for row in csv.DictReader(file)])
+        columns = ("train_meV", "all_meV", "onsite_meV", "hopping_meV")
+        return np.array([[float(row[c]) for c in columns] for row in csv.DictReader(file)])
 
 
 def test_same_as_one_rank_and_resumed(world: World, shared_path: Path) -> None:
