@@ -19,13 +19,9 @@ import scipy.linalg
 
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.deeph import DeephSystem, read_system
-from deeph_mpi.domain.domain import build_domain
-from deeph_mpi.domain.pairs import PairPlan
-from deeph_mpi.domain.partition import Partition
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.model import HamiltonianModel
-from deeph_mpi.model.predict import predict
-from deeph_mpi.parallel import World
+from deeph_mpi.model.predict import predict_alone
 
 COLUMNS = ("H all", "onsite", "hopping", "S mean", "S worst", "E(±2 eV)", "E, μ out")
 
@@ -56,7 +52,7 @@ def line(name: str, row: np.ndarray | list[float]) -> str:
 def errors(model: HamiltonianModel, directory: Path) -> list[float]:
     """One row of the table."""
     system = read_system(directory)
-    h, s = prediction(model, system)
+    h, s = predict_alone(model, system.structure)
     orbitals = model.settings.orbitals.orbitals(system.structure.numbers)
     level = system.info.vacuum_level_eV or 0.0
     assert system.hamiltonian is not None
@@ -78,15 +74,6 @@ def errors(model: HamiltonianModel, directory: Path) -> list[float]:
         means.append(1e3 * np.abs(rest - shift * overlap).mean())
     flat = np.concatenate(ds)
     return [*means, flat.mean(), flat.max(), *eigenvalue_errors(directory, system, h, s, orbitals, level, shift)]
-
-
-def prediction(model: HamiltonianModel, system: DeephSystem) -> tuple[BlockSet, BlockSet]:
-    """H and S from the structure alone, on this process."""
-    world = World.alone()
-    partition = Partition(np.zeros(len(system.structure), dtype=np.int32), 1)
-    domain = build_domain(world, system.structure, partition, model.settings.r_message, model.radii)
-    orbitals = model.settings.orbitals.orbitals(system.structure.numbers)
-    return predict(world, model, domain, PairPlan.build(world, partition, domain), orbitals)
 
 
 def eigenvalue_errors(

@@ -5,7 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "DataError", "DeephError", "ModelError", "SolverError", "StructureError", "did_you_mean"]
+__all__ = [
+    "ConfigError",
+    "ConformanceError",
+    "DataError",
+    "DeephError",
+    "ModelError",
+    "SolverError",
+    "StructureError",
+    "did_you_mean",
+]
 
 
 class DeephError(Exception):
@@ -36,6 +45,10 @@ class StructureError(DeephError):
 
 class ModelError(DeephError):
     """A checkpoint that cannot be loaded or does not fit what is asked of it."""
+
+
+class ConformanceError(ModelError):
+    """Predictions that break a symmetry, or another property of every Hamiltonian, whatever the weights."""
 
 
 class SolverError(DeephError):

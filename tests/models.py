@@ -5,18 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.basis.template import ShellTemplate
-from deeph_mpi.domain.domain import build_domain
-from deeph_mpi.domain.pairs import PairPlan
-from deeph_mpi.domain.partition import Partition
 from deeph_mpi.model.model import HamiltonianModel, ModelFacts
 from deeph_mpi.model.network import HamiltonianNetwork
-from deeph_mpi.model.predict import predict
 from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.model.tables import TwoCentreTable, spline_knots
-from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
 
 ORBITALS = OrbitalMap.from_symbols({"C": [0, 1, 0, 1, 2], "N": [0, 1]})
@@ -60,24 +54,6 @@ def random_model(
         {6: 4.0, 7: 5.0}, "vacuum level", {"6-6": 0.8, "6-7": 0.8, "7-7": 0.8}, {"6": [0, 99], "7": [0, 99]}
     )
     return HamiltonianModel(network.to(dtype), tables[0], tables[1], facts).eval()
-
-
-def predict_alone(
-    model: HamiltonianModel, structure: Structure, memory_gb: float = 1.0
-) -> tuple[dict[tuple[int, ...], np.ndarray], dict[tuple[int, ...], np.ndarray]]:
-    """H and S of a structure on this process: {(R1, R2, R3, i, j): block}."""
-    world = World.alone()
-    partition = Partition(np.zeros(len(structure), dtype=np.int32), 1)
-    domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
-    plan = PairPlan.build(world, partition, domain)
-    orbitals = model.settings.orbitals.orbitals(structure.numbers)
-    h, s, _ = predict(world, model, domain, plan, orbitals, memory_gb)
-    return as_dict(h, orbitals), as_dict(s, orbitals)
-
-
-def as_dict(blocks: BlockSet, orbitals: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
-    """{(R1, R2, R3, i, j): block} of a BlockSet."""
-    return {tuple(pair): blocks.block(index, orbitals).copy() for index, pair in enumerate(blocks.pairs.tolist())}
 
 
 def chiral_cluster() -> Structure:

@@ -10,14 +10,10 @@ import torch
 
 from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.data.deeph import read_system
-from deeph_mpi.domain.domain import build_domain
-from deeph_mpi.domain.pairs import PairPlan
-from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import DataError, ModelError
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.model import HamiltonianModel, packed_to_lab, shell_rotation
-from deeph_mpi.model.predict import predict
-from deeph_mpi.parallel import World
+from deeph_mpi.model.predict import predict_alone
 from deeph_mpi.train.fit import align_zeros, electrons_per_element, fit_tables, pair_radii
 from deeph_mpi.train.labels import make_labels
 from deeph_mpi.train.sampler import epoch_batches, share
@@ -57,11 +53,7 @@ def test_overlap_from_the_table_equals_the_file(model: HamiltonianModel) -> None
     """S of structures that were not trained on, from the checkpoint alone: mean ≤ 1e-6, worst ≤ 1e-5."""
     for name in ("030", "035"):
         system = read_system(EXAMPLE / "structures" / name)
-        world = World.alone()
-        partition = Partition(np.zeros(len(system.structure), dtype=np.int32), 1)
-        domain = build_domain(world, system.structure, partition, model.settings.r_message, model.radii)
-        orbitals = model.settings.orbitals.orbitals(system.structure.numbers)
-        h, s, _ = predict(world, model, domain, PairPlan.build(world, partition, domain), orbitals)
+        h, s = predict_alone(model, system.structure)
         found = {tuple(pair): index for index, pair in enumerate(s.pairs.tolist())}
         rows = [found[tuple(pair)] for pair in system.overlap.pairs.tolist()]  # the model reaches a little further
         deviation = np.abs(s.entries.reshape(-1, 169)[rows] - system.overlap.entries.reshape(-1, 169))

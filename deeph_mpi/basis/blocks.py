@@ -38,3 +38,7 @@ class BlockSet:
         """View of block `index` with shape (orbitals of i, orbitals of j)."""
         i, j = self.pairs[index, 3:]
         return self.entries[self.offsets[index] : self.offsets[index + 1]].reshape(orbitals[i], orbitals[j])
+
+    def as_dict(self, orbitals: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
+        """{(R1, R2, R3, i, j): copy of the block}, given the number of orbitals of every atom (N,). For few atoms."""
+        return {tuple(pair): self.block(index, orbitals).copy() for index, pair in enumerate(self.pairs.tolist())}

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.domain.domain import Domain
+from deeph_mpi.domain.domain import Domain, build_domain
 from deeph_mpi.domain.halo import HaloExchange
 from deeph_mpi.domain.pairs import PairPlan, decoded_from_i, pairs_global
+from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.geometry import Bonds
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Features
 from deeph_mpi.parallel import World
+from deeph_mpi.structure.structure import Structure
 
-__all__ = ["Prediction", "bonds_per_chunk", "exchange_features", "message_rows", "predict"]
+__all__ = ["Prediction", "bonds_per_chunk", "exchange_features", "message_rows", "predict", "predict_alone"]
 
 
 class Prediction(NamedTuple):
@@ -47,6 +49,29 @@ def bonds_per_chunk(model: HamiltonianModel, memory_gb: float) -> int:
     size = torch.finfo(model.dtype).bits // 8
     wide = 2 * model.settings.node_layout().sectors.dimension + 2 * model.network.pair_convolution.gate.wide.dimension
     return int(min(max(memory_gb * 1e9 / (12 * wide * size), 16), LARGEST_CHUNK))
+
+
+def predict_alone(
+    model: HamiltonianModel, structure: Structure, memory_gb: float = 1.0, device: torch.device | None = None
+) -> tuple[BlockSet, BlockSet]:
+    """H and S of a whole structure on this process, float64 (H in eV). Not collective: other ranks are not needed.
+
+    Args:
+        memory_gb: bound on temporaries, GB.
+        device: of the network; the CPU by default.
+
+    Raises:
+        ModelError: as for `predict`.
+        DataError: for elements without orbitals in the model.
+        StructureError: for overlapping atoms or a cell without volume.
+    """
+    world = World.alone()
+    partition = Partition(np.zeros(len(structure), dtype=np.int32), 1)
+    orbitals = model.settings.orbitals.orbitals(structure.numbers)
+    domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
+    plan = PairPlan.build(world, partition, domain)
+    h, s = predict(world, model, domain, plan, orbitals, memory_gb, device)[:2]
+    return h, s
 
 
 @torch.no_grad()

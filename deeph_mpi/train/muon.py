@@ -37,7 +37,8 @@ class Muon(torch.optim.Optimizer):
         self, network: nn.Module, lr: float, momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 1e-3,
     ) -> None:  # fmt: skip
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
             wide = parameter.ndim >= 2 and min(parameter.shape[-2:]) > 1 and "embedding" not in name
             (matrices if wide else others).append(parameter)

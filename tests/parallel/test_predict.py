@@ -13,11 +13,11 @@ from deeph_mpi.domain.pairs import PairPlan
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.errors import ModelError
-from deeph_mpi.model.predict import predict
+from deeph_mpi.model.predict import predict, predict_alone
 from deeph_mpi.model.ranges import check_ranges
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
-from tests.models import ORBITALS, as_dict, predict_alone, random_model, small_crystal
+from tests.models import ORBITALS, random_model, small_crystal
 
 
 def slab() -> Structure:
@@ -56,10 +56,10 @@ def test_same_blocks_as_one_rank(world: World, name: str, dtype: torch.dtype, to
     found = predict(world, model, domain, plan, orbitals)
     for blocks in found:
         assert (partition.owner[blocks.pairs[:, 3]] == world.rank).all()
-    merged = [world.comm.gather(as_dict(blocks, orbitals)) for blocks in found]
+    merged = [world.comm.gather(blocks.as_dict(orbitals)) for blocks in found]
     if not world.is_root:
         return
-    references = predict_alone(model, structure)
+    references = [blocks.as_dict(orbitals) for blocks in predict_alone(model, structure)]
     for parts, reference in zip(merged, references, strict=True):
         assert sum(map(len, parts)) == len(reference)  # no block twice
         whole = {key: block for part in parts for key, block in part.items()}
