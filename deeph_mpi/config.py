@@ -294,13 +294,18 @@ class NetworkSection(Section):
     radial: int = key(16, "radial basis functions", ge=2)
 
 
+Epochs = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], _shape('a positive number, or "auto"')]
 Batch = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], _shape('a positive number of structures, or "auto"')]
 
 
 class TrainSection(Section):
     """How the network is trained."""
 
-    epochs: int = key(500, "passes over the training structures; the learning rate falls to zero over them", ge=1)
+    epochs: Epochs = key(
+        "auto",
+        'passes over the training structures, over which the learning rate falls to zero; "auto": about 12,000 steps, at '
+        "least 20 epochs",
+    )
     batch: Batch = key("auto", 'structures per step, over all ranks; "auto": as batch_elements says')
     batch_elements: float = key(
         8e5, "matrix elements (pairs × block size) per step, over all ranks, where batch is auto", gt=0

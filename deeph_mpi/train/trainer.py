@@ -30,6 +30,7 @@ __all__ = ["Trainer"]
 log = logging.getLogger(__name__)
 
 RESTART = "deeph-mpi restart 2"
+STEPS, LEAST_EPOCHS = 12_000, 20  # of a run whose length is not given
 
 
 class Trainer:
@@ -62,6 +63,7 @@ class Trainer:
         elements = np.array([2.0 * s.pair_target.numel() + s.onsite_target.numel() for s in samples])
         self.elements = world.comm.allreduce(elements) if self.spread else elements
         self.batch: int | float = self._batch()
+        self.epochs = self._epochs()
         model.network.to(device)
         self.objective = Objective(model.network, config.train.band_weight)
         self.wrapped: nn.Module = self.objective
@@ -87,6 +89,12 @@ class Trainer:
             return 1
         return float(self.settings.batch_elements) if self.settings.batch == "auto" else self.settings.batch
 
+    def _epochs(self) -> int:
+        if self.settings.epochs != "auto":
+            return self.settings.epochs
+        steps = len(epoch_batches(self.elements, self.batch, self.settings.seed, 0))
+        return max(round(STEPS / steps), LEAST_EPOCHS)
+
     def run(self) -> None:
         """Train to the end (or a limit); afterwards the model has the best weights. Collective."""
         resume = self.world.on_root(lambda: self.settings.resume and self.restart.exists())
@@ -97,7 +105,7 @@ class Trainer:
                 self.history.start()
                 self.restart.unlink(missing_ok=True)  # of a run that is not to be continued
         begin = time.monotonic() - self.seconds
-        with progress(self.world, "epoch", self.settings.epochs) as bar:
+        with progress(self.world, "epoch", self.epochs) as bar:
             bar.advance(self.epoch)
             while not self._finished():
                 loss = self._train_epoch()
@@ -110,7 +118,7 @@ class Trainer:
         log.info("best epoch %d: validation error %.3f meV", self.best["epoch"], self.best["error"])
 
     def _finished(self) -> bool:
-        if self.epoch >= self.settings.epochs:
+        if self.epoch >= self.epochs:
             return True
         if self.epoch - self.best["epoch"] >= self.settings.patience:
             log.info("stopped at epoch %d: no better for %d epochs", self.epoch, self.settings.patience)
@@ -152,7 +160,7 @@ class Trainer:
     def _learning_rate(self, epoch: float) -> float:
         """Linear warm-up over steps, then half a cosine over the epochs."""
         warm = min(1.0, (self.step + 1) / (self.settings.warmup + 1))
-        fall = 0.5 * (1.0 + math.cos(math.pi * min(epoch / self.settings.epochs, 1.0)))
+        fall = 0.5 * (1.0 + math.cos(math.pi * min(epoch / self.epochs, 1.0)))
         return self.settings.learning_rate * warm * max(fall, 1e-3)
 
     def _update_average(self) -> None:
