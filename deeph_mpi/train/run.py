@@ -80,7 +80,8 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
                 ]
             samples = [sample.to(device) for sample in samples]
             checks = Checks(model, *held, set(data.validation), device)
-        history = world.on_root(_history, config, template) if world.is_root else world.on_root(lambda: None)
+        with world.together():
+            history = _history(config, template) if world.is_root else None
     with stages("train"), torch_group(world, device):
         trainer = Trainer(config, world, model, samples, checks, history, device)
         trainer.run()
