@@ -308,7 +308,7 @@ class TrainSection(Section):
     )
     batch: Batch = key("auto", 'structures per step, over all ranks; "auto": as batch_elements says')
     batch_elements: float = key(
-        8e5, "matrix elements (pairs × block size) per step, over all ranks, where batch is auto", gt=0
+        4e5, "matrix elements (pairs × block size) per step, over all ranks, where batch is auto", gt=0
     )
     parallel: Literal["data", "graph"] = key(
         "data", '"data": ranks share the structures of a step; "graph": ranks share each structure, for large ones'
@@ -316,9 +316,11 @@ class TrainSection(Section):
     init_from: InputFile | None = key(
         None, "checkpoint to start from (fine-tuning); its elements and network are kept, new elements are added"
     )
-    learning_rate: float = key(4e-3, "peak learning rate (AdamW)", gt=0)
-    optimizer: Literal["muon", "adamw"] = key("muon", "optimizer")
-    warmup: int = key(100, "steps of linear warm-up", unit="steps", ge=0)
+    learning_rate: float = key(0.02, "peak learning rate; AdamW needs a smaller one, 0.004", gt=0)
+    optimizer: Literal["muon", "adamw"] = key(
+        "muon", '"muon": orthogonalized momentum for matrices, AdamW for the rest; "adamw": AdamW for all'
+    )
+    warmup: int = key(50, "steps of linear warm-up", unit="steps", ge=0)
     clip: float = key(0.1, "largest norm of the gradient", gt=0)
     average: float = key(
         0.995, "decay of the running average of the weights, which is what is validated and kept", lt=1
