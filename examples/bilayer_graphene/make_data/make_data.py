@@ -89,10 +89,22 @@ def hbn_carbon(rng: np.random.Generator) -> Structure:
     return Structure(numbers, positions + rng.normal(0, 0.06, positions.shape), cell, np.ones(3, dtype=bool))
 
 
+def hbn_carbon_sheet(rng: np.random.Generator) -> Structure:
+    """3×3 hBN sheet of 18 atoms, none to two B and as many N replaced by C, coordinates displaced by 0.06 Å (normal)."""
+    positions = honeycomb(2.504, 3)
+    numbers = np.tile([atomic_numbers["B"], atomic_numbers["N"]], 9)
+    count = rng.integers(3)
+    for sublattice in (0, 1):
+        numbers[2 * rng.permutation(9)[:count] + sublattice] = atomic_numbers["C"]
+    cell = hexagonal(2.504, 16.0, 3)
+    return Structure(numbers, positions + rng.normal(0, 0.06, positions.shape), cell, np.ones(3, dtype=bool))
+
+
 RECIPES = {
     "bilayer_graphene": Recipe(bilayer_graphene, (4, 4, 1), 8.0),
     "ab_bilayer": Recipe(ab_bilayer, (9, 9, 1), 8.0),
     "hbn_carbon": Recipe(hbn_carbon, (4, 4, 1), 9.0),
+    "hbn_carbon_sheet": Recipe(hbn_carbon_sheet, (3, 3, 1), 10.0),
 }
 
 
