@@ -327,7 +327,9 @@ class TrainSection(Section):
     )
     seed: int = key(0, "seed of the weights and of the order of structures", ge=0)
     onsite_weight: float = key(
-        1.0, "weight of the elements of onsite blocks, which are few but decide energies, beside those of other blocks", gt=0
+        1.0,
+        "weight of the elements of onsite blocks, which are few but decide energies, beside those of other blocks",
+        gt=0,
     )
     band_weight: float = key(
         0.0, "weight of the error in the basis of the reference's eigenstates beside that of the matrix elements", ge=0

@@ -179,3 +179,59 @@ def test_the_reference_holds_every_key_with_its_meaning_and_true_default(schema:
             assert any(field.description in line for line in lines)
             if not field.is_required() and field.default is not None:
                 assert values[section][name] == field.default
+
+
+def dataset(folder: Path, count: int) -> Path:
+    """A folder with so many (empty) structures."""
+    for n in range(count):
+        (folder / "many" / f"{n:03d}").mkdir(parents=True)
+        (folder / "many" / f"{n:03d}" / "info.json").write_text("{}")
+    path = folder / "split.toml"
+    path.write_text('[data]\ndirectory = "many"\n')
+    return path
+
+
+def test_split_by_seed(tmp_path: Path) -> None:
+    path = dataset(tmp_path, 20)
+    default = load(path, TrainConfig).data
+    assert [len(names) for names in (default.train, default.validation, default.test)] == [16, 2, 2]
+    assert sorted(default.train + default.validation + default.test) == [f"{n:03d}" for n in range(20)]
+    assert load(path, TrainConfig).data == default
+    other = load(path, TrainConfig, ["data.split_seed=1", "data.fractions=[0.5, 0.25, 0.25]"]).data
+    assert [len(names) for names in (other.train, other.validation, other.test)] == [10, 5, 5]
+    assert other.test != load(path, TrainConfig, ["data.fractions=[0.5, 0.25, 0.25]"]).data.test
+
+
+def test_split_by_file(tmp_path: Path) -> None:
+    path = dataset(tmp_path, 6)
+    (tmp_path / "split.json").write_text('{"train": ["000-002"], "test": ["005"]}')
+    found = load(path, TrainConfig, ["data.split=split.json"]).data
+    assert (found.train, found.validation, found.test) == (["000", "001", "002"], [], ["005"])
+    for text, message in (
+        ("{", "is not a JSON file"),
+        ('{"train": []}', "must hold"),
+        ('{"train": ["000"], "dev": []}', "must hold"),
+        ('{"train": ["000"], "test": ["000"]}', "is in both"),
+    ):
+        (tmp_path / "split.json").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load(path, TrainConfig, ["data.split=split.json"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.fractions=[0.5, 0.5]"], "three shares"),
+        (["data.fractions=[0.5, 0.4, 0.3]"], "add up to 1"),
+        (["data.fractions=[0.2, 0.4, 0.4]", "data.train=000"], "give train or one of fractions, split"),
+        (["data.test=000"], "validation and test go with train"),
+        (["train.batch=some"], 'a positive number of structures, or "auto"'),
+        (["train.epochs=0"], 'a positive number, or "auto"'),
+        (["train.parallel=graph", "train.batch=2"], "one structure per step"),
+    ],
+)
+def test_training_that_cannot_be_meant(tmp_path: Path, overrides: list[str], expected: str) -> None:
+    path = dataset(tmp_path, 10)
+    with pytest.raises(ConfigError) as caught:
+        load(path, TrainConfig, overrides)
+    assert expected in str(caught.value)

@@ -119,7 +119,7 @@ def test_dry_run_says_what_pip_would_bring(clone: Path, tmp_path: Path, needs: s
     wheels.mkdir()
     project = tomllib.loads((clone / "pyproject.toml").read_text())["project"]
     names = [requirement.split(">")[0] for requirement in project["dependencies"]]
-    for name in {*names, "setuptools", "wheel", "nvidia_blas"} - {"torch", "numpy"}:
+    for name in {*names, "packaging", "setuptools", "wheel", "nvidia_blas"} - {"torch", "numpy"}:
         wheel(wheels, name, "99.0")
     wheel(wheels, "numpy", "1.99")
     wheel(wheels, "torch", "2.13.0", needs)
