@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from ase.io import read
 
 from deeph_mpi.data.deeph import read_system
 from tests.dense import read_crystal
@@ -76,6 +77,11 @@ def test_inference_on_any_number_of_ranks(folder: Path) -> None:
     assert exact[filled - 1] <= fermi <= exact[filled]
     first = int(np.searchsorted(exact, energies[0, 0] - 1e-8))  # the lowest of a degenerate level
     np.testing.assert_allclose(energies[0], exact[first : first + count], rtol=0, atol=1e-8)
+    atoms = read(folder / "out1" / "environments.extxyz")
+    novelty, expected = atoms.get_array("novelty"), atoms.get_array("expected_error")
+    assert len(novelty) == 28
+    assert 0.2 < np.median(novelty) < 3.0  # flat sheets at the usual distance are nothing new
+    assert (np.diff(expected[np.argsort(novelty)]) >= 0).all()
     for ranks in (2, 3, 4):
         infer(folder, ranks, *(() if ranks == 2 else ("--set", "solve.enabled=false")))
         found = read_system(folder / f"out{ranks}")
@@ -83,6 +89,9 @@ def test_inference_on_any_number_of_ranks(folder: Path) -> None:
         for one, other in ((found.hamiltonian, reference.hamiltonian), (found.overlap, reference.overlap)):
             assert np.array_equal(one.pairs, other.pairs)
             assert np.abs(one.entries - other.entries).max() < 1e-10
+        atoms = read(folder / f"out{ranks}" / "environments.extxyz")
+        np.testing.assert_allclose(atoms.get_array("novelty"), novelty, rtol=1e-6)
+        np.testing.assert_allclose(atoms.get_array("expected_error"), expected, rtol=1e-6)
     np.testing.assert_allclose(spectrum(folder / "out2" / "results.h5")[0], energies, rtol=0, atol=1e-8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.torch_group import rank_device, torch_group
+from deeph_mpi.results.textfile import write_text
 from deeph_mpi.train.batch import Sample, make_sample, spread_sample
 from deeph_mpi.train.checks import BAND_KPOINTS, LARGEST_DENSE, Checks
 from deeph_mpi.train.errors import ErrorSums, shell_names
@@ -82,6 +84,9 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
             checks = Checks(model, *held, set(data.validation), device)
         with world.together():
             history = _history(config, template) if world.is_root else None
+            if world.is_root:
+                split = {part: getattr(data, part) for part in ("train", "validation", "test")}
+                write_text(config.output.directory / "split.json", json.dumps(split, indent=1))
     with stages("train"), torch_group(world, device):
         trainer = Trainer(config, world, model, samples, checks, history, device)
         trainer.run()

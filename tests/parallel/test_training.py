@@ -72,6 +72,7 @@ def test_same_as_one_rank_and_resumed(world: World, shared_path: Path) -> None:
     train(stopped, world)
     if world.is_root:
         assert len(log(shared_path / "stopped")) == 1
+        assert not list(shared_path.glob("*/*.part"))
     train(config(world, shared_path, "stopped"), world)
     with pytest.raises(ConfigError, match=r"other settings \(train\.learning_rate\)"):
         train(config(world, shared_path, "stopped", "train.learning_rate=1e-3"), world)
