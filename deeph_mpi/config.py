@@ -332,7 +332,7 @@ class TrainSection(Section):
         gt=0,
     )
     band_weight: float = key(
-        0.0, "weight of the error in the basis of the reference's eigenstates beside that of the matrix elements", ge=0
+        0.3, "weight of the error as eigenstates near E_F feel it beside that of the matrix elements", ge=0
     )
     report_every: int = key(
         10, "epochs between reports: errors by shell pair and distance, validation eigenvalues", unit="epochs", ge=1
@@ -349,6 +349,8 @@ class TrainSection(Section):
         if self.parallel == "graph":
             if self.batch not in (1, "auto"):
                 raise ValueError('parallel = "graph" takes one structure per step: leave batch out, or set it to 1')
+            if "band_weight" not in self.model_fields_set:
+                self.band_weight = 0.0
             if self.band_weight:
                 raise ValueError('parallel = "graph" cannot have a band_weight: no rank holds a whole matrix')
         return self

@@ -1,9 +1,9 @@
 """Errors of a Hamiltonian as its eigenstates feel them.
 
-Orbitals of neighbouring atoms are nearly linearly dependent: the smallest eigenvalues of S are 1e-3 and less, and an error of
-H of some meV along such a combination moves an eigenvalue by many eV, down into the occupied states. Element-wise errors do
-not see that; the error in the basis of the reference's own eigenstates, C(k)† ΔH(k) C(k) with C† S C = 1, does. Its diagonal
-is the first-order change of every eigenvalue, and its element (m, n) matters by its square over ε_m − ε_n to second order.
+An eigenvalue is a coherent sum over many elements of H, of which element-wise errors see nothing. The error in the basis of the
+reference's own eigenstates, C(k)† ΔH(k) C(k) with C† S C = 1, does: its diagonal is the first-order change of every
+eigenvalue. It is weighted towards E_F. Far from it lie the combinations of nearly dependent orbitals (eigenvalues of S of 1e-3
+and less), which amplify any noise of H a thousandfold: counted fully they drown everything else (`benchmarks/accuracy.md`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deeph_mpi.train.labels import Labels
 
 __all__ = ["BandReference", "BlochSum", "band_reference", "sample_kpoints"]
 
-WIDTH = 2.0  # eV around E_F within which all states count fully
+WIDTH = 3.0  # eV; distance from E_F at which a state counts half
 NEAR = 2.0  # eV around E_F, the states of reported errors
 
 
@@ -80,7 +80,7 @@ class BandReference:
         sums: makes matrices at these k-points.
         energies: (n_k, n) eV, ascending.
         states: (n_k, N·size, n) complex eigenvectors, C† S C = 1, in template order.
-        weights: (n_k, n) of the states, 1 near E_F, falling with the root of the distance from it.
+        weights: (n_k, 1, n) of the states, 1 at E_F, falling with the square of the distance from it.
         overlaps: (n_k, N·size, N·size) complex, only where eigenvalues are to be computed.
         orbitals: (n,) rows of template order that are orbitals of the atoms.
         fermi_energy: eV.
@@ -101,10 +101,7 @@ class BandReference:
         return self
 
     def error(self, pair: Tensor, onsite: Tensor, turn: int) -> Tensor:
-        """Weighted root mean square of C† ΔH C, eV, at one of the k-points in turn, of errors as `BlochSum` takes them.
-
-        Squares, as a few directions in which S is small carry nearly all of what can spoil a spectrum.
-        """
+        """Weighted root mean square of C† ΔH C, eV, at one of the k-points in turn, of errors as `BlochSum` takes them."""
         k = turn % len(self.states)
         states = self.states[k] * self.weights[k]
         error = states.mH @ self.sums(pair, onsite, k) @ states
@@ -169,7 +166,7 @@ def band_reference(
         BlochSum(labels, template, kpoints, dtype),
         np.array(energies),
         torch.stack(states).to(complex_dtype),
-        torch.tensor((1.0 + far**2) ** -0.25).to(dtype)[:, None, :],
+        torch.tensor(1.0 / (1.0 + far**2)).to(dtype)[:, None, :],
         np.array(metric) if overlaps else None,
         have,
         labels.fermi_energy,
