@@ -11,6 +11,9 @@ from deeph_mpi.model.o2 import BondConvolution, SectorLinear
 from deeph_mpi.model.o3 import EquivariantLinear, EquivariantNorm, FeedForward
 from deeph_mpi.model.settings import NetworkSettings
 
+import os
+_VARIANT = os.environ.get("DEEPH_VARIANT", "")
+
 __all__ = ["BondFactors", "BondFrame", "MessageLayer"]
 
 
@@ -131,12 +134,24 @@ class MessageLayer(nn.Module):
         self.update_norm = EquivariantNorm(layout)
         self.update = FeedForward(layout, 2 * layout.channels)
         self.scale = settings.neighbours**-0.5
+        self.hidden_even = hidden.even
+        if _VARIANT == "attention":
+            self.logit = nn.Linear(hidden.even, 4)
 
     def messages(self, natural: Tensor, pseudo: Tensor, bonds: Bonds, into: tuple[Tensor, Tensor]) -> None:
         """Add the messages of `bonds` between normalized features to the sums `into` (one row per local atom)."""
         total, difference = self.frame(natural, pseudo, bonds)
         hidden = self.convolution(total, difference, self.factors(natural[:, 0], bonds))
         weight = (bonds.envelope * self.scale).repeat(2, 1)
+        if _VARIANT == "attention":  # softmax over neighbours, faded by the envelope; 4 heads over channels of each sector
+            ends = torch.cat([bonds.i, bonds.j])
+            alpha = torch.exp(self.logit(hidden[:, : self.hidden_even]).clamp(-10, 10)) * bonds.envelope.repeat(2, 1)
+            total = alpha.new_zeros(len(natural), 4).index_add(0, ends, alpha) + 1e-6
+            alpha = alpha / total[ends] * (1.0 / self.scale) * self.scale * 7.0
+            sizes = self.readout.source.sizes
+            parts = [a.unflatten(1, (-1, 4) if s % 4 == 0 else (1, s)) for a, s in zip(hidden.split(sizes, dim=1), sizes)]
+            parts = [(p * (alpha[:, None] if p.shape[-1] == 4 else alpha.mean(1)[:, None, None])).flatten(1) for p in parts]
+            hidden, weight = torch.cat(parts, dim=1), self.scale**0
         self.frame.add_to_atoms(self.readout(hidden * weight), bonds, into)
 
     def finish(self, natural: Tensor, pseudo: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,9 @@ from deeph_mpi.model.o2 import BondConvolution, GatedSectors, SectorLinear, swap
 from deeph_mpi.model.o3 import EquivariantLinear, EquivariantNorm, FeedForward
 from deeph_mpi.model.settings import NetworkSettings
 
+import os
+_VARIANT = os.environ.get("DEEPH_VARIANT", "")
+
 __all__ = ["Exchange", "Features", "HamiltonianNetwork"]
 
 Features = tuple[Tensor, Tensor]
@@ -70,6 +73,8 @@ class HamiltonianNetwork(nn.Module):
         self.pair_gate = GatedSectors(hidden)
         self.pair_hidden = SectorLinear(hidden, self.pair_gate.wide)
         self.pair_out = SectorLinear(hidden, self.pair_layout)
+        if _VARIANT == "decoder2":
+            self.pair_hidden2 = SectorLinear(hidden, self.pair_gate.wide)
 
         onsite = OnsiteLayout(template.shells)
         self.onsite_norm = EquivariantNorm(layout)
@@ -134,7 +139,10 @@ class HamiltonianNetwork(nn.Module):
         """
         total, difference = self.pair_frame(*normalized, bonds)
         hidden = self.pair_convolution(total, difference, self.pair_factors(normalized[0][:, 0], bonds))
-        hidden = hidden + self.pair_gate(self.pair_hidden(hidden))
+        if _VARIANT != "decoder0":
+            hidden = hidden + self.pair_gate(self.pair_hidden(hidden))
+        if _VARIANT == "decoder2":
+            hidden = hidden + self.pair_gate(self.pair_hidden2(hidden))
         sizes = self.pair_hidden.source.sizes
         there, back = (half.split(sizes, dim=1) for half in hidden.chunk(2))
         runs = []

@@ -7,6 +7,23 @@ from torch import Tensor, nn
 
 from deeph_mpi.basis.sectors import NodeLayout
 
+import os
+_VARIANT = os.environ.get("DEEPH_VARIANT", "")
+
+
+def _grid(l_max):
+    from e3nn import o3
+    import numpy as np
+    n = 110
+    k = np.arange(n) + 0.5
+    z = 1 - 2 * k / n
+    phi = np.pi * (1 + 5**0.5) * k
+    xyz = np.stack([np.sqrt(1 - z**2) * np.cos(phi), np.sqrt(1 - z**2) * np.sin(phi), z], 1)
+    xyz = torch.tensor(np.concatenate([xyz, -xyz]))
+    y = o3.spherical_harmonics(list(range(l_max + 1)), xyz[:, [1, 2, 0]], True, normalization="integral")
+    return y.float(), (torch.linalg.pinv(y)).float()
+
+
 __all__ = ["EquivariantLinear", "EquivariantNorm", "FeedForward", "degrees"]
 
 
@@ -81,6 +98,10 @@ class FeedForward(nn.Module):
         self.pseudo_width = width * layout.pseudo_channels // layout.channels
         gates = self.l_max * width + self.l_pseudo * self.pseudo_width
         self.scalars = nn.Linear(layout.channels, width + gates)
+        if _VARIANT == "s2":
+            a, b = _grid(layout.l_max)
+            self.register_buffer("to_grid", a, persistent=False)
+            self.register_buffer("from_grid", b, persistent=False)
         self.natural_in = EquivariantLinear(1, layout.l_max, layout.channels, width)
         self.pseudo_in = EquivariantLinear(1, layout.l_pseudo, layout.pseudo_channels, self.pseudo_width)
         self.scalars_out = nn.Linear(width, layout.channels)
@@ -96,6 +117,14 @@ class FeedForward(nn.Module):
         gates = torch.sigmoid(scalars[:, self.width :])
         natural_gates = gates[:, : self.l_max * self.width].view(n, self.l_max, self.width)
         pseudo_gates = gates[:, cut - self.width :].view(n, self.l_pseudo, self.pseudo_width)
+        if _VARIANT == "s2":
+            hid = torch.cat([scalars[:, None, : self.width], self.natural_in(natural[:, 1:])], dim=1)
+            f = torch.einsum("gc,ncw->ngw", self.to_grid, hid)
+            back = torch.einsum("cg,ngw->ncw", self.from_grid, torch.nn.functional.silu(f))
+            rest = self.natural_out(back[:, 1:])
+            sc = self.scalars_out(back[:, 0] + torch.nn.functional.silu(scalars[:, : self.width]))
+            odd = self.pseudo_out(self.pseudo_in(pseudo) * pseudo_gates[:, self.pseudo_degrees])
+            return torch.cat([sc[:, None], rest], dim=1), odd
         rest = self.natural_out(self.natural_in(natural[:, 1:]) * natural_gates[:, self.degrees])
         scalars = self.scalars_out(torch.nn.functional.silu(scalars[:, : self.width]))
         odd = self.pseudo_out(self.pseudo_in(pseudo) * pseudo_gates[:, self.pseudo_degrees])

@@ -45,7 +45,9 @@ class NetworkSettings:
     @property
     def l_max(self) -> int:
         """Largest l of node features: what a product of two orbitals needs."""
-        return max(2 * self.orbitals.l_max, 1)
+        import os
+
+        return max(2 * self.orbitals.l_max, 1) + (1 if os.environ.get("DEEPH_VARIANT") == "lmax5" else 0)
 
     @property
     def l_pseudo(self) -> int:

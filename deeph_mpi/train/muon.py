@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import os
+_VARIANT = os.environ.get("DEEPH_VARIANT", "")
+
 __all__ = ["Muon", "orthogonalized"]
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalized(matrices: Tensor, steps: int = 4 if _VARIANT == "ns4" else 3 if _VARIANT == "ns3" else 5) -> Tensor:
     """Nearest semi-orthogonal matrices, roughly: (…, m, n) with all singular values pulled towards 1.
 
     Newton-Schulz iteration with the quintic of Jordan et al., https://kellerjordan.github.io/posts/muon (2024).

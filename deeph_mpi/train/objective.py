@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from deeph_mpi.model.network import Features, HamiltonianNetwork
 from deeph_mpi.train.batch import Sample, split
+
+import os
+_VARIANT = os.environ.get("DEEPH_VARIANT", "")
 
 __all__ = ["Objective", "features", "predict"]
 
@@ -26,7 +30,21 @@ class Objective(nn.Module):
         """Each undirected pair stands for two blocks of the matrix. Collective for a sample that is spread over ranks."""
         pair, onsite = predict(self.network, sample)
         pair, onsite = pair - sample.pair_target, onsite - sample.onsite_target
-        loss = 2 * pair.abs().sum() + onsite.abs().sum()
+        if _VARIANT == "mse":
+            loss = 30.0 * (2 * pair.square().sum() + onsite.square().sum())
+        elif _VARIANT == "both":
+            loss = 2 * pair.abs().sum() + onsite.abs().sum() + 10.0 * (2 * pair.square().sum() + onsite.square().sum())
+        elif _VARIANT == "huber":
+            h = torch.nn.functional.smooth_l1_loss
+            loss = 2 * h(pair, pair * 0, reduction="sum", beta=1e-3) + h(onsite, onsite * 0, reduction="sum", beta=1e-3)
+        elif _VARIANT == "onsite10":
+            loss = 2 * pair.abs().sum() + 10.0 * onsite.abs().sum()
+        elif _VARIANT == "shells":
+            scale = self.network.scales(sample.pairs, sample.pair_species)
+            w = (scale.mean() / (scale + 0.1 * scale.mean())).clamp(max=5.0)
+            loss = 2 * (w * pair.abs()).sum() + onsite.abs().sum()
+        else:
+            loss = 2 * pair.abs().sum() + onsite.abs().sum()
         for bands, own_pair, own_onsite in split(sample.bands, pair, onsite):
             elements = 2 * own_pair.numel() + own_onsite.numel()
             loss = loss + self.band_weight * elements * bands.error(own_pair, own_onsite, self.turn)

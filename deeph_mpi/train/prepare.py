@@ -123,6 +123,14 @@ def untrained_model(
     model = HamiltonianModel(HamiltonianNetwork(settings), overlap, baseline, facts)
     residuals = [baseline_residuals(model, one) for one in labels]
     pair_scale, onsite_scale = fit_scales(labels, residuals, template)
+    import os
+
+    _VARIANT = os.environ.get("DEEPH_VARIANT", "")
+    if _VARIANT == "scale_shell":  # no dependence on the distance
+        r = 3.0
+        pair_scale = torch.stack([pair_scale[:, 0] + r * pair_scale[:, 1] + r * r * pair_scale[:, 2], 0 * pair_scale[:, 1], 0 * pair_scale[:, 2]], dim=1)
+    elif _VARIANT == "scale_distance":  # one for all shell pairs
+        pair_scale = pair_scale.mean(dim=2, keepdim=True).expand_as(pair_scale).clone()
     model.network.pair_scale.copy_(pair_scale)
     model.network.pair_radius.copy_(pair_radii(labels, elements))
     model.network.onsite_scale.copy_(onsite_scale)
