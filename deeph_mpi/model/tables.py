@@ -33,11 +33,14 @@ def fit_splines(
     knots: np.ndarray,
     *,
     stiffness: float = 1e-7,
+    smoothness: float | None = None,
     radius: float | None = None,
 ) -> np.ndarray:
     """Least-squares spline coefficients of `values` (n, c) at `distances` (n,), zero with two derivatives at the last knot.
 
     Args:
+        smoothness: for values that scatter about a smooth function, instead of `stiffness`: their deviation from it over the
+            usual size of the fourth differences of its coefficients, which are held down accordingly.
         radius: exactly zero from the last knot within this distance on; by default from the last knot of all.
         stiffness: weight of the sixth differences of the coefficients, which decide where there are no data.
 
@@ -49,9 +52,10 @@ def fit_splines(
     if radius is not None and radius < knots[-1] - 1e-9:
         free = int(np.count_nonzero(knots[DEGREE + 1 :] <= radius + 1e-9))  # functions whose support ends within it
     design = BSpline.design_matrix(distances, knots, DEGREE, extrapolate=False).toarray()[:, :free]
-    differences = np.diff(np.eye(count), n=DEGREE + 1, axis=0)[:, :free]
+    order = DEGREE + 1 if smoothness is None else 4
+    differences = np.diff(np.eye(count), n=order, axis=0)[:, :free]
     # a row of data at every bond: the penalty is scaled so that it does not depend on how many there are
-    weight = stiffness * np.sqrt(max(len(distances), 1))
+    weight = stiffness * np.sqrt(max(len(distances), 1)) if smoothness is None else smoothness
     system = np.concatenate([design, weight * differences])
     right = np.concatenate([values, np.zeros((len(differences), values.shape[1]))])
     coefficients = np.zeros((count, values.shape[1]))

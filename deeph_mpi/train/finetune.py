@@ -52,10 +52,11 @@ def extend_model(start: HamiltonianModel, fresh: HamiltonianModel) -> Hamiltonia
     Raises:
         ModelError: when the new structures have longer pairs or another zero of energy than the checkpoint.
     """
-    if fresh.overlap.r_max > start.overlap.r_max + 1e-6:
+    longest, limit = fresh.overlap.r_max - OVERHANG, start.overlap.r_max - MARGIN
+    if longest > limit:
         raise ModelError(
-            f"train.init_from: the structures have pairs to {fresh.overlap.r_max - OVERHANG:.2f} Å, the checkpoint "
-            f"was made for {start.overlap.r_max - OVERHANG:.2f} Å: train anew, or cut the pairs"
+            f"train.init_from: the structures have pairs to {longest:.2f} Å, where the checkpoint's have become zero "
+            f"(to {limit:.2f} Å it can serve): train anew, or cut the pairs"
         )
     if fresh.facts.energy_reference != start.facts.energy_reference:
         raise ModelError(
@@ -66,28 +67,38 @@ def extend_model(start: HamiltonianModel, fresh: HamiltonianModel) -> Hamiltonia
     rows = torch.tensor([new.index(z) for z in old])
     pair_rows = torch.tensor([new.index(a) * len(new) + new.index(b) for a, b in product(old, old)])
     settings = replace(start.settings, orbitals=fresh.settings.orbitals)
-    network = HamiltonianNetwork(settings).to(fresh.dtype)
-    weights = fresh.network.state_dict()
+    network = HamiltonianNetwork(settings).to(start.dtype)
+    weights = {
+        name: value.to(start.network.state_dict()[name].dtype) for name, value in fresh.network.state_dict().items()
+    }
     for name, value in start.network.state_dict().items():
-        value = value.to(weights[name].dtype)
         if name in ("embedding.weight", "onsite_scale"):
             weights[name][rows] = value
         elif name in ("pair_scale", "pair_radius"):
             weights[name][pair_rows] = value
         else:
             weights[name] = value
+    weights["pair_radius"] = weights["pair_radius"].clamp(max=settings.r_pair)
     network.load_state_dict(weights)
-    tables = [_joined(getattr(start, name), getattr(fresh, name), rows, pair_rows) for name in ("overlap", "baseline")]
+    least = [fresh.facts.shortest.get(f"{min(a, b)}-{max(a, b)}", np.inf) for a, b in product(new, new)]
+    tables = [
+        _joined(getattr(start, name), getattr(fresh, name), rows, pair_rows, least) for name in ("overlap", "baseline")
+    ]
     return HamiltonianModel(network, tables[0], tables[1], _facts(start.facts, fresh.facts))
 
 
 def _joined(
-    start: TwoCentreTable, fresh: TwoCentreTable, rows: torch.Tensor, pair_rows: torch.Tensor
+    start: TwoCentreTable, fresh: TwoCentreTable, rows: torch.Tensor, pair_rows: torch.Tensor, least: list[float]
 ) -> TwoCentreTable:
-    """One table on the checkpoint's range of distances, extended to what is shorter in the new structures."""
+    """One table on the checkpoint's range of distances, extended to what is shorter in the new structures.
+
+    `least` are the shortest distances in the new structures, for every pair of elements.
+    """
     knots = start.knots.numpy()
     if fresh.r_min < start.r_min - 1e-9:
-        knots = spline_knots(fresh.r_min, start.r_max, SPACING)
+        # the checkpoint's own knots stay, so that its splines are represented exactly
+        shorter = spline_knots(fresh.r_min, start.r_min, SPACING)[: -DEGREE - 1]
+        knots = np.concatenate([shorter, knots[DEGREE:]])
     pieces = np.zeros((len(fresh.coefficients), len(knots) - DEGREE - 1, fresh.coefficients.shape[2]))
     of_start = {int(row): index for index, row in enumerate(pair_rows)}
     r = np.linspace(knots[0], knots[-1], 20 * len(knots))
@@ -95,11 +106,14 @@ def _joined(
         if row in of_start and len(knots) == len(start.knots):
             pieces[row] = start.coefficients[of_start[row]].numpy()
             continue
-        value = _values(fresh, row, r)
+        here, value = r, _values(fresh, row, r)
         if row in of_start:
-            known = r >= start.r_min + MARGIN
+            # below the checkpoint's range what `fresh` knows, between the two nothing: a step would spoil the fit
+            known = r >= start.r_min
             value[known] = _values(start, of_start[row], r[known])
-        pieces[row] = fit_splines(r, value, knots, stiffness=1e-9)
+            chosen = known | ((r >= least[row] - MARGIN) & (r < start.r_min - SPACING))
+            here, value = r[chosen], value[chosen]
+        pieces[row] = fit_splines(here, value, knots, stiffness=1e-10)
     onsite = fresh.onsite.clone()
     onsite[rows] = start.onsite
     return TwoCentreTable(knots, pieces, onsite.numpy())

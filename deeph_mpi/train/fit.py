@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 MARGIN = 0.05  # Å below the shortest bond of the training data to which a table still serves
 OVERHANG = 0.2  # Å beyond the longest pair of the training data over which tables and outputs fade to zero
 SPACING = 0.1  # Å between spline knots
+SMOOTH = 1.0  # of the table of H, see `fit_splines`: an average over environments, and rare pairs have few samples
 FLOOR = 1e-5  # eV; smaller outputs need no scale of their own
 
 _VALENCE = {1: 1, 3: 3, 4: 4, 5: 3, 6: 4, 7: 5, 8: 6, 9: 7, 13: 3, 14: 4, 15: 5, 16: 6, 17: 7}
@@ -64,7 +65,10 @@ def fit_tables(labels: Sequence[Labels], template: ShellTemplate) -> tuple[TwoCe
             own = np.concatenate(distances)
             if len(own):
                 radius = float(own.max()) + OVERHANG  # that of `pair_radii`
-                coefficients[row] = fit_splines(own, np.concatenate(values), knots, stiffness=1e-8, radius=radius)
+                smooth = None if pair_name == "overlap" else SMOOTH
+                coefficients[row] = fit_splines(
+                    own, np.concatenate(values), knots, stiffness=1e-8, smoothness=smooth, radius=radius
+                )
         onsite = torch.zeros(len(elements), template.size, template.size, dtype=torch.float64)
         for row, z in enumerate(elements):
             atoms = torch.cat([getattr(one, onsite_name)[torch.tensor(one.numbers == z)] for one in labels])

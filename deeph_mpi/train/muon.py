@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import os
@@ -28,12 +29,33 @@ def orthogonalized(matrices: Tensor, steps: int = 4 if _VARIANT == "ns4" else 3 
     return x.mT if tall else x
 
 
+def _orthogonalized_together(matrices: list[Tensor]) -> list[Tensor]:
+    """Orthogonalized matrices, scaled to a root mean square of 0.2; each is worked on by one rank of the process group."""
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if size > 1 else 0
+    load, owner = [0.0] * size, []
+    for matrix in matrices:
+        owner.append(min(range(size), key=lambda one: load[one]))
+        load[owner[-1]] += matrix.numel() * min(matrix.shape[-2:])
+    results = [
+        orthogonalized(matrix) * (0.2 * max(matrix.shape[-2:]) ** 0.5) if one == rank else torch.zeros_like(matrix)
+        for matrix, one in zip(matrices, owner, strict=True)
+    ]
+    if size == 1:
+        return results
+    flat = torch.cat([result.flatten() for result in results])
+    dist.all_reduce(flat)
+    parts = flat.split([matrix.numel() for matrix in matrices])
+    return [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose every matrix is orthogonalized before it is applied, with AdamW's size of a step.
 
     Muon (Jordan et al., 2024) with the scale of Liu et al., arXiv:2502.16982: an update has the root mean square 0.2, about
     that of AdamW's, so that one learning rate serves both. A parameter of more than two dimensions is a stack of matrices;
-    those with fewer are updated by AdamW.
+    those with fewer are updated by AdamW. Where there is a torch process group, its ranks share the work on the matrices:
+    `step` is collective then, and expects the same gradients on all of them.
     """
 
     def __init__(
@@ -52,12 +74,16 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in parameters]
+            states = [self.state[parameter] for parameter in parameters]
+            if group["matrices"]:
+                ahead = [self._momentum(*each, group) for each in zip(states, gradients, strict=True)]
+                updates = _orthogonalized_together(ahead)
+            else:
+                updates = [self._adam(*each, group) for each in zip(states, gradients, strict=True)]
+            for parameter, update in zip(parameters, updates, strict=True):
                 parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                update = (self._momentum if group["matrices"] else self._adam)(state, parameter.grad, group)
                 parameter.add_(update, alpha=-group["lr"])
 
     @staticmethod
@@ -66,8 +92,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(gradient)
         average = state["momentum"]
         average.lerp_(gradient, 1.0 - group["momentum"])
-        ahead = gradient.lerp(average, group["momentum"])
-        return orthogonalized(ahead) * (0.2 * max(gradient.shape[-2:]) ** 0.5)
+        return gradient.lerp(average, group["momentum"])
 
     @staticmethod
     def _adam(state: dict[str, Tensor], gradient: Tensor, group: dict) -> Tensor:
