@@ -32,6 +32,7 @@ epochs = 3
 batch = 2
 band_weight = 0.1
 report_every = 2
+learning_rate = 0.004
 dtype = "float64"
 [output]
 directory = "{out}"
