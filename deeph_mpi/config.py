@@ -326,11 +326,6 @@ class TrainSection(Section):
         0.995, "decay of the running average of the weights, which is what is validated and kept", lt=1
     )
     seed: int = key(0, "seed of the weights and of the order of structures", ge=0)
-    onsite_weight: float = key(
-        1.0,
-        "weight of the elements of onsite blocks, which are few but decide energies, beside those of other blocks",
-        gt=0,
-    )
     band_weight: float = key(
         0.3, "weight of the error as eigenstates near E_F feel it beside that of the matrix elements", ge=0
     )

@@ -50,7 +50,7 @@ def test_labels_hold_the_matrix() -> None:
 
 
 def test_overlap_from_the_table_equals_the_file(model: HamiltonianModel) -> None:
-    """S of structures that were not trained on, from the checkpoint alone: mean ≤ 1e-6, worst ≤ 1e-5."""
+    """S of a training and a test structure, from the checkpoint alone: mean ≤ 1e-6, worst ≤ 1e-5."""
     for name in ("000", "035"):
         system = read_system(EXAMPLE / "structures" / name)
         h, s = predict_alone(model, system.structure)

@@ -14,20 +14,19 @@ class Objective(nn.Module):
     """Sum of absolute errors of all matrix elements of a batch, eV, and as many times the error that eigenstates feel.
 
     Attributes:
-        onsite_weight: factor of the errors of onsite blocks.
         band_weight: factor of the latter, see `BandReference.error`.
         turn: which of the k-points is taken.
     """
 
-    def __init__(self, network: HamiltonianNetwork, band_weight: float = 0.0, onsite_weight: float = 1.0) -> None:
+    def __init__(self, network: HamiltonianNetwork, band_weight: float = 0.0) -> None:
         super().__init__()
-        self.network, self.band_weight, self.onsite_weight, self.turn = network, band_weight, onsite_weight, 0
+        self.network, self.band_weight, self.turn = network, band_weight, 0
 
     def forward(self, sample: Sample) -> Tensor:
         """Each undirected pair stands for two blocks of the matrix. Collective for a sample that is spread over ranks."""
         pair, onsite = predict(self.network, sample)
         pair, onsite = pair - sample.pair_target, onsite - sample.onsite_target
-        loss = 2 * pair.abs().sum() + self.onsite_weight * onsite.abs().sum()
+        loss = 2 * pair.abs().sum() + onsite.abs().sum()
         for bands, own_pair, own_onsite in split(sample.bands, pair, onsite):
             elements = 2 * own_pair.numel() + own_onsite.numel()
             loss = loss + self.band_weight * elements * bands.error(own_pair, own_onsite, self.turn)

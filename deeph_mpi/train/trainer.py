@@ -65,7 +65,7 @@ class Trainer:
         self.batch: int | float = self._batch()
         self.epochs = self._epochs()
         model.network.to(device)
-        self.objective = Objective(model.network, config.train.band_weight, config.train.onsite_weight)
+        self.objective = Objective(model.network, config.train.band_weight)
         self.wrapped: nn.Module = self.objective
         if world.size > 1:
             self.wrapped = nn.parallel.DistributedDataParallel(
