@@ -113,7 +113,7 @@ def test_expected_error_follows_its_law() -> None:
     novelty.fit_law(x, noisy)
     found = novelty.expected_error(x)
     assert found is not None
-    assert found.mean() == pytest.approx(noisy.mean(), rel=1e-9)
+    assert 0.4 < np.mean(found > noisy) < 0.6  # as many are larger as smaller
     novelty.fit_law(x, 1 / x)
     assert novelty.law is not None
     assert novelty.law[1] == 0.0  # farther is never expected to be better

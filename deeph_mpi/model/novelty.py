@@ -82,8 +82,7 @@ class Novelty:
         x, y = np.log(novelty), np.log(np.maximum(errors, 1e-6))
         spread = x - x.mean()
         slope = max(float(spread @ (y - y.mean()) / max(spread @ spread, 1e-12)), 0.0)
-        # the mean of the errors, not of their logarithms, is what is expected
-        offset = float(np.log(np.mean(errors)) - np.log(np.mean(np.exp(slope * x))))
+        offset = float(y.mean() - slope * x.mean())  # of the typical error: as many are larger as smaller
         self.law = torch.tensor([offset, slope], dtype=torch.float64)
 
     def expected_error(self, novelty: np.ndarray) -> np.ndarray | None:
