@@ -93,9 +93,9 @@ class Novelty:
         return np.exp(offset + slope * np.log(np.maximum(novelty, 1e-12)))
 
     def to_plain(self) -> dict[str, Any]:
-        """Tensors for a checkpoint, in single precision."""
+        """Tensors for a checkpoint, of no more precision than they deserve."""
         return {
-            "mean": self.mean.float(), "axes": self.axes.float(), "deviations": self.deviations.float(),
+            "mean": self.mean.float(), "axes": self.axes.half(), "deviations": self.deviations.float(),
             "law": None if self.law is None else self.law.clone(),
         }  # fmt: skip
 
