@@ -16,6 +16,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import torch
 
+from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.errors import ConformanceError, ModelError
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.subject import (
@@ -152,7 +153,8 @@ def check_smoothness(
     """H and S stay continuous, and so do their slopes, when an atom passes through a distance from another.
 
     The bond nearest to `radius` is brought to that length, and its end moved along it by two steps of 1e-4 Å to either
-    side. Without a bond within 2 Å of `radius` there is nothing to check.
+    side. Without a bond within 2 Å of `radius`, or where that brings atoms closer than the model serves, there is nothing to
+    check.
 
     Args:
         radius: Å.
@@ -170,7 +172,10 @@ def check_smoothness(
     for n in (-2, -1, 0, 1, 2):
         positions = structure.positions.copy()
         positions[bond[1]] += (radius + n * STEP - length) / length * bond[2]
-        series.append(subject(replace(structure, positions=positions)))
+        moved = replace(structure, positions=positions)
+        if len(neighbour_pairs(moved, np.arange(len(moved)), subject.model.overlap.r_min)):
+            return
+        series.append(subject(moved))
     slope, curvature, jump = course(series, STEP)
     subject.verify(f"jump of the slope at {radius:.3f} Å", jump, tolerance)
     subject.verify(f"slope at {radius:.3f} Å", slope, steepest)
