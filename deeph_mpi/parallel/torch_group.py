@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from deeph_mpi.parallel.world import World
 
-__all__ = ["rank_device", "torch_group"]
+__all__ = ["gather_over_ranks", "rank_device", "sum_over_ranks", "torch_group"]
 
 
 def rank_device(world: World) -> torch.device:
@@ -55,3 +56,23 @@ def torch_group(world: World, device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Sum each tensor over the ranks of torch's process group, in place, in one message; at least one tensor. Collective."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(list(tensors), [part.view_as(to) for part, to in zip(parts, tensors, strict=True)])
+
+
+def gather_over_ranks(own: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Every rank's flat tensor, of `counts[rank]` elements, on all ranks of torch's process group. Collective."""
+    if not dist.is_initialized():
+        return [own]
+    longest = max(counts)  # all must send the same number
+    gathered = own.new_empty(len(counts) * longest)
+    dist.all_gather_into_tensor(gathered, torch.cat([own, own.new_zeros(longest - len(own))]))
+    return [row[:count] for row, count in zip(gathered.split(longest), counts, strict=True)]

@@ -6,44 +6,58 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from deeph_mpi.parallel.torch_group import gather_over_ranks
+
 __all__ = ["Muon", "orthogonalized"]
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+_CALLS = 1e5  # cost of a matrix beside its arithmetic, in multiplications
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly: (…, m, n) with all singular values pulled towards 1.
+    """Nearest semi-orthogonal matrices, roughly: (…, rows, columns) with all singular values pulled towards 1.
 
     Newton-Schulz iteration with the quintic of Jordan et al., https://kellerjordan.github.io/posts/muon (2024).
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x = matrices.reshape(-1, *matrices.shape[-2:])
+    x = x.mT if tall else x
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
     a, b, c = _QUINTIC
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(matrices.shape)
 
 
-def _orthogonalized_together(matrices: list[Tensor]) -> list[Tensor]:
-    """Orthogonalized matrices, scaled to a root mean square of 0.2; each is worked on by one rank of the process group."""
+def _updates(matrices: list[Tensor]) -> list[Tensor]:
+    """Each (…, rows, columns) orthogonalized and scaled to a root mean square of 0.2, by one rank of the process group.
+
+    A rank stacks its matrices of equal shape: most are so small that the calls would cost more than the arithmetic.
+    """
     size = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if size > 1 else 0
-    load, owner = [0.0] * size, []
-    for matrix in matrices:
-        owner.append(min(range(size), key=lambda one: load[one]))
-        load[owner[-1]] += matrix.numel() * min(matrix.shape[-2:])
-    results = [
-        orthogonalized(matrix) * (0.2 * max(matrix.shape[-2:]) ** 0.5) if one == rank else torch.zeros_like(matrix)
-        for matrix, one in zip(matrices, owner, strict=True)
-    ]
-    if size == 1:
-        return results
-    flat = torch.cat([result.flatten() for result in results])
-    dist.all_reduce(flat)
-    parts = flat.split([matrix.numel() for matrix in matrices])
-    return [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
+    costs = [matrix.numel() * min(matrix.shape[-2:]) + _CALLS for matrix in matrices]
+    load, taken = [0.0] * size, [[] for _ in range(size)]  # type: list[float], list[list[int]]
+    for index in sorted(range(len(matrices)), key=lambda index: -costs[index]):
+        owner = min(range(size), key=lambda one: load[one])
+        load[owner] += costs[index]
+        taken[owner].append(index)
+    stacks: dict[tuple[int, int], list[int]] = {}
+    for index in taken[rank]:
+        stacks.setdefault((matrices[index].shape[-2], matrices[index].shape[-1]), []).append(index)
+    done: dict[int, Tensor] = {}
+    for shape, indices in stacks.items():
+        stack = orthogonalized(torch.cat([matrices[index].reshape(-1, *shape) for index in indices]))
+        parts = (stack * (0.2 * max(shape) ** 0.5)).split([matrices[index].shape[:-2].numel() for index in indices])
+        done |= {index: part.view_as(matrices[index]) for index, part in zip(indices, parts, strict=True)}
+    if size > 1:
+        counts = [sum(matrices[index].numel() for index in indices) for indices in taken]
+        own = torch.cat([done[index].flatten() for index in taken[rank]] or [matrices[0].new_empty(0)])
+        for indices, flat in zip(taken, gather_over_ranks(own, counts), strict=True):
+            parts = flat.split([matrices[index].numel() for index in indices])
+            done |= {index: part.view_as(matrices[index]) for index, part in zip(indices, parts, strict=True)}
+    return [done[index] for index in range(len(matrices))]
 
 
 class Muon(torch.optim.Optimizer):
@@ -71,25 +85,26 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step."""
         for group in self.param_groups:
+            if not group["params"]:
+                continue
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             gradients = [parameter.grad for parameter in parameters]
             states = [self.state[parameter] for parameter in parameters]
             if group["matrices"]:
-                ahead = [self._momentum(*each, group) for each in zip(states, gradients, strict=True)]
-                updates = _orthogonalized_together(ahead)
+                updates = _updates(self._momentum(states, gradients, group["momentum"]))
             else:
                 updates = [self._adam(*each, group) for each in zip(states, gradients, strict=True)]
-            for parameter, update in zip(parameters, updates, strict=True):
-                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"])
+            torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
     @staticmethod
-    def _momentum(state: dict[str, Tensor], gradient: Tensor, group: dict) -> Tensor:
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-        average = state["momentum"]
-        average.lerp_(gradient, 1.0 - group["momentum"])
-        return gradient.lerp(average, group["momentum"])
+    def _momentum(states: list[dict[str, Tensor]], gradients: list[Tensor], momentum: float) -> list[Tensor]:
+        for state, gradient in zip(states, gradients, strict=True):
+            if not state:
+                state["momentum"] = torch.zeros_like(gradient)
+        averages = [state["momentum"] for state in states]
+        torch._foreach_lerp_(averages, gradients, 1.0 - momentum)
+        return list(torch._foreach_lerp(gradients, averages, momentum))
 
     @staticmethod
     def _adam(state: dict[str, Tensor], gradient: Tensor, group: dict) -> Tensor:

@@ -18,6 +18,7 @@ from deeph_mpi.model.checkpoint import load_plain, save_plain
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.progress import progress
+from deeph_mpi.parallel.torch_group import sum_over_ranks
 from deeph_mpi.train.batch import Sample, empty_like, join
 from deeph_mpi.train.checks import Checks
 from deeph_mpi.train.history import History
@@ -66,11 +67,6 @@ class Trainer:
         self.epochs = self._epochs()
         model.network.to(device)
         self.objective = Objective(model.network, config.train.band_weight)
-        self.wrapped: nn.Module = self.objective
-        if world.size > 1:
-            self.wrapped = nn.parallel.DistributedDataParallel(
-                self.objective, device_ids=[device] if device.type == "cuda" else None
-            )
         self.optimizer: torch.optim.Optimizer
         if config.train.optimizer == "muon":
             self.optimizer = Muon(model.network, config.train.learning_rate)
@@ -138,9 +134,10 @@ class Trainer:
             rate = self._learning_rate(self.epoch + number / len(batches))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.wrapped(self._own(batch)) / self.elements[batch].sum()
+            loss = self.objective(self._own(batch)) / self.elements[batch].sum()
             self.optimizer.zero_grad(set_to_none=True)
-            (loss * world.size).backward()  # DDP averages over ranks; each holds its share of the batch's sum
+            loss.backward()
+            sum_over_ranks(self._gradients())
             norm = nn.utils.clip_grad_norm_(self.model.network.parameters(), self.settings.clip)
             if not bool(torch.isfinite(norm)):
                 raise ModelError(f"the loss is not finite in epoch {self.epoch + 1}: try a smaller learning_rate")
@@ -149,6 +146,13 @@ class Trainer:
             self._update_average()
             total += float(loss.detach()) * self.elements[batch].sum()
         return 1e3 * world.sum(total) / self.elements.sum()
+
+    def _gradients(self) -> list[Tensor]:
+        """Of all parameters, zero where a rank had nothing to do."""
+        for parameter in self.model.network.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.model.network.parameters() if parameter.grad is not None]
 
     def _own(self, batch: np.ndarray) -> Sample:
         """This rank's share of a batch."""
