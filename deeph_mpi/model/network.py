@@ -68,7 +68,7 @@ class HamiltonianNetwork(nn.Module):
         self.pair_convolution = BondConvolution(layout.sectors, hidden)
         self.pair_factors = BondFactors(settings, self.pair_convolution.gate.wide.channels)
         self.pair_gate = GatedSectors(hidden)
-        self.pair_hidden = SectorLinear(hidden, self.pair_gate.wide)
+        self.pair_hidden = nn.ModuleList(SectorLinear(hidden, self.pair_gate.wide) for _ in range(2))
         self.pair_out = SectorLinear(hidden, self.pair_layout)
 
         onsite = OnsiteLayout(template.shells)
@@ -134,8 +134,9 @@ class HamiltonianNetwork(nn.Module):
         """
         total, difference = self.pair_frame(*normalized, bonds)
         hidden = self.pair_convolution(total, difference, self.pair_factors(normalized[0][:, 0], bonds))
-        hidden = hidden + self.pair_gate(self.pair_hidden(hidden))
-        sizes = self.pair_hidden.source.sizes
+        for layer in self.pair_hidden:
+            hidden = hidden + self.pair_gate(layer(hidden))
+        sizes = self.pair_gate.layout.sizes
         there, back = (half.split(sizes, dim=1) for half in hidden.chunk(2))
         runs = []
         first, channel = 0, -1
