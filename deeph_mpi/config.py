@@ -139,6 +139,7 @@ class InferOutputSection(OutputSection):
     hamiltonian: Literal["none", "deeph", "petsc"] = key(
         "none", 'whether H and S are kept: "deeph" (DeepH layout, `solve` reads it) or "petsc" (binary matrices at Γ)'
     )
+    dtype: Literal["float32", "float64"] = key("float64", 'of H and S as "deeph" keeps them')
 
 
 # An absent section is validated like an empty one, so that the paths among its defaults count from the file's folder.
@@ -153,12 +154,6 @@ class InferConfig(Schema):
     model: ModelSection
     solve: SolveSection = _empty()
     output: InferOutputSection = _empty()
-
-    @model_validator(mode="after")
-    def _something_to_do(self) -> Self:
-        if not self.solve.enabled and self.output.hamiltonian == "none":
-            raise ValueError('nothing to do: solve.enabled is false and output.hamiltonian is "none"')
-        return self
 
 
 class SolveConfig(Schema):

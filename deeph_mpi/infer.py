@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
+import numpy as np
 import torch
 
+from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import InferConfig
 from deeph_mpi.data.geometry import write_geometry
 from deeph_mpi.data.info import DeephInfo
 from deeph_mpi.data.overlap import on_common_pairs, read_overlap
-from deeph_mpi.data.parallel import check_overwritable, write_rows
+from deeph_mpi.data.rowfile import RowFile, check_overwritable, write_rows
 from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.metis import partition_atoms_metis
-from deeph_mpi.domain.pairs import PairPlan
+from deeph_mpi.domain.pairs import PairPlan, pairs_global
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.report import report_partition
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.model.checkpoint import load_checkpoint
-from deeph_mpi.model.predict import predict
+from deeph_mpi.model.predict import allocate_rows, predict
 from deeph_mpi.model.ranges import check_ranges
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory
@@ -69,31 +72,48 @@ def infer(config: InferConfig, world: World) -> None:
         for warning in warnings if world.is_root else ():
             log.warning("extrapolating: %s", warning)
 
+    keep, directory = config.output.hamiltonian, config.output.directory
+    assemble = config.solve.enabled or keep == "petsc"
+    files: list[RowFile] = []
+    rows: tuple[BlockSet, BlockSet] | None = None
+    if keep == "deeph":
+        info = DeephInfo(model.settings.orbitals, occupation=electrons, vacuum_level_eV=model.vacuum_level)
+        world.on_root(write_geometry, directory, structure, model.settings.orbitals, info)
+        if config.model.overlap is None:
+            count, dtype = domain.n_owned + len(domain.pairs), np.dtype(config.output.dtype)
+            for name in ("hamiltonian", "overlap"):
+                files.append(RowFile(world, directory, name, count, partial(pairs_global, domain), orbitals, dtype))
+            rows = files[0].blocks, files[1].blocks
+    if rows is None and (assemble or keep == "deeph"):
+        rows = allocate_rows(domain, orbitals)
     with stages("network"):
-        h, s, novelty = predict(world, model, domain, plan, orbitals, config.model.memory_gb, device)
-        report_environments(world, model, structure, partition, novelty, config.output.directory)
-        if config.model.overlap is not None:
+        h, s, novelty = predict(world, model, domain, plan, orbitals, rows, config.model.memory_gb, device)
+        report_environments(world, model, structure, partition, novelty, directory)
+        if config.model.overlap is not None and h is not None:
             s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, partition.owner)
             h, s = on_common_pairs(h, s, orbitals)
+    del rows, domain, plan
 
-    if config.output.hamiltonian == "deeph":
-        with stages("write"):
-            info = DeephInfo(model.settings.orbitals, occupation=electrons, vacuum_level_eV=model.vacuum_level)
-            world.on_root(write_geometry, config.output.directory, structure, model.settings.orbitals, info)
-            write_rows(world, config.output.directory, "hamiltonian", h, orbitals)
-            write_rows(world, config.output.directory, "overlap", s, orbitals)
-
-    if config.solve.enabled or config.output.hamiltonian == "petsc":
+    if assemble and h is not None and s is not None:
         from deeph_mpi.assembly.export import write_petsc
         from deeph_mpi.assembly.pencil import PencilAssembler
         from deeph_mpi.assembly.rows import RowMap
 
         with stages("assemble"):
             assembler = PencilAssembler(world, RowMap(partition, orbitals), h, s)
+    if keep == "deeph" and h is not None and s is not None:
+        with stages("write"):
+            if not files:
+                write_rows(world, directory, "hamiltonian", h, orbitals)
+                write_rows(world, directory, "overlap", s, orbitals)
+            del h, s
+            for file in files:
+                file.finish()
+    else:
         del h, s  # before the factorization needs the memory
-        if config.output.hamiltonian == "petsc":
-            with stages("write"):
-                write_petsc(assembler, config.output.directory)
+    if keep == "petsc":
+        with stages("write"):
+            write_petsc(assembler, directory)
     if config.solve.enabled:
         run_spectrum(assembler, structure, spectrum_plan, config.output, stages, config.model_dump_json())
     else:

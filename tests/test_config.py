@@ -93,7 +93,6 @@ def test_an_override_takes_the_place_of_its_alternatives(folder: Path) -> None:
         ("solve.window=[1, -1]", "window must be [lower, upper] with lower < upper"),
         ("solve.temperature_K=0", "solve.temperature_K must be greater than 0, not 0"),
         ("solve.charge=inf", "solve.charge must be a finite number"),
-        ("solve.enabled=false", 'nothing to do: solve.enabled is false and output.hamiltonian is "none"'),
         ("model.dtype=float16", "model.dtype must be 'float32' or 'float64', not 'float16'"),
         ("structure.file=cel.vasp", "cel.vasp (did you mean 'cell.vasp'?)"),
         ("structure.file=.", "is a directory, not a file"),

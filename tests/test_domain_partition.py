@@ -77,7 +77,7 @@ def test_one_rank_has_no_ghosts() -> None:
     structure = one_atom()
     domain = build_domain(World.alone(), structure, Partition(np.zeros(1, dtype=np.int32), 1), 4.0, 9.0)
     assert domain.n_local == domain.n_message == domain.n_owned == 1
-    assert len(domain.i) == len(neighbour_pairs(structure, np.array([0]), 9.0))
+    assert len(domain.pairs) == len(neighbour_pairs(structure, np.array([0]), 9.0))
     assert len(domain.messages) == len(neighbour_pairs(structure, np.array([0]), 4.0))
     x = np.arange(3.0).reshape(1, 3)
     np.testing.assert_array_equal(domain.pair_halo.exchange_array(x), x)
@@ -123,5 +123,5 @@ def test_report_adds_up() -> None:
     domain = build_domain(World.alone(), structure, partition, 3.0, 5.0)
     report = report_partition(World.alone(), partition, np.ones(len(structure)), domain)
     assert report.imbalance == 1.0
-    assert report.pairs.tolist() == [len(domain.i)]
+    assert report.pairs.tolist() == [len(domain.pairs)]
     assert "1 domains" in str(report)

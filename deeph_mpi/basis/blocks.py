@@ -34,6 +34,9 @@ class BlockSet:
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         return cls(np.ascontiguousarray(pairs, dtype=np.int64), offsets, np.zeros(offsets[-1], dtype=dtype))
 
+    def release(self) -> None:
+        """Called when some blocks have been written: those that live in a file may leave the memory."""
+
     def block(self, index: int, orbitals: np.ndarray) -> np.ndarray:
         """View of block `index` with shape (orbitals of i, orbitals of j)."""
         i, j = self.pairs[index, 3:]

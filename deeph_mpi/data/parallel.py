@@ -1,4 +1,4 @@
-"""Blocks of the DeepH layout read and written by all ranks together, none of which ever holds a whole table."""
+"""Blocks of the DeepH layout read by all ranks together, none of which ever holds a whole table."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.data.blockfile import BlockFile, check_spin, create_datasets
+from deeph_mpi.data.blockfile import BlockFile, check_spin
 from deeph_mpi.data.hermitian import average_pairs, check_sorted, image_reach, missing_partner, tolerance
-from deeph_mpi.data.info import read_info
 from deeph_mpi.data.ragged import by_shape, find, gather_entries, pair_keys, reversed_pairs, sort_blocks, spread
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel import World
 
-__all__ = ["check_overwritable", "read_rows", "write_rows"]
+__all__ = ["read_rows"]
 
 # Entries that all ranks together move in one exchange: no rank can then receive more, so mpi4py's int32 counts hold
 # and the buffers stay below 1 GB (complex128).
@@ -36,7 +34,7 @@ def read_rows(
 
     Args:
         world: all ranks that share the matrix.
-        path: the file; a single one or shards joined by `write_rows`.
+        path: the file; a single one or shards joined by `RowFile`.
         owner: (N,) the owning rank of every atom, in the order of the POSCAR beside the file; the same on all ranks.
         orbitals: (N,) int64 orbitals of every atom, without spin.
         spinful: whether these blocks are (2 n_i, 2 n_j) complex: H of a spinful directory; its overlap is not.
@@ -69,51 +67,6 @@ def read_rows(
     del received
     _symmetrize(world, blocks, owner, sizes, str(path), budget)
     return blocks
-
-
-def write_rows(
-    world: World,
-    directory: str | os.PathLike[str],
-    name: str,
-    blocks: BlockSet,
-    orbitals: np.ndarray,
-    spinful: bool = False,
-) -> None:
-    """Write `NAME.h5` of a DeepH-layout directory from the blocks that every rank holds. Collective.
-
-    Rank r writes `shards/NAME.RRRR.h5`; rank 0 joins them by an HDF5 virtual dataset `NAME.h5` with relative paths, so
-    the folder can be moved as a whole. Files get their names only when all are complete. POSCAR and info.json
-    (`write_geometry`) must be there already: when they group atoms by element, the blocks are renumbered to match.
-
-    Args:
-        world: all ranks that share the matrix; each block is held by exactly one.
-        directory: shared by all ranks.
-        name: "overlap" or "hamiltonian".
-        blocks: of this rank, possibly none; atoms in the user's order, as in the structure given to `write_geometry`.
-        orbitals: (N,) orbitals of every atom, without spin, in the same order.
-        spinful: whether these blocks are (2 n_i, 2 n_j).
-
-    Raises:
-        DataError: on all ranks, when info.json is missing or fits another number of atoms.
-    """
-    directory = Path(directory)
-    order = world.on_root(_file_order, directory, len(orbitals))
-    pairs, sizes = blocks.pairs, np.asarray(orbitals, dtype=np.int64) * (2 if spinful else 1)
-    if order is not None:
-        pairs = pairs.copy()
-        pairs[:, 3:] = np.argsort(order)[pairs[:, 3:]]
-        sizes = sizes[order]
-    world.on_root(_clear, directory, name)
-    counts = np.array(world.comm.allgather((len(blocks), len(blocks.entries))), dtype=np.int64).reshape(-1, 2)
-    before = counts[: world.rank].sum(axis=0)
-    shard = directory / "shards" / f"{name}.{world.rank:04d}.h5"
-    temporary = shard.with_name(shard.name + ".tmp")
-    with world.together(), h5py.File(temporary, "w") as file:
-        # boundaries count from the start of the joined file: a virtual dataset cannot add an offset
-        create_datasets(file, pairs, blocks.offsets + before[1], blocks.entries, sizes, compress=False)
-    with world.together():
-        temporary.replace(shard)
-    world.on_root(_join, directory, name, counts, blocks.entries.dtype)
 
 
 def _header(path: Path, spinful: bool) -> tuple[int, np.dtype]:
@@ -236,68 +189,3 @@ def _take_conjugates(blocks: BlockSet, chosen: np.ndarray, back: BlockSet, sizes
     means = _conjugates(back, np.arange(len(back)), sizes)
     lengths = np.diff(means.offsets)
     blocks.entries[spread(blocks.offsets[chosen], lengths)] = means.entries
-
-
-def _file_order(directory: Path, atoms: int) -> np.ndarray | None:
-    info = read_info(directory)
-    if info.atom_order is not None and len(info.atom_order) != atoms:
-        raise DataError(f"'{directory}' describes {len(info.atom_order)} atoms, the matrix {atoms}")
-    return info.atom_order
-
-
-def check_overwritable(directory: Path) -> None:
-    """Refuse a directory that holds matrices of another origin, before any work is done. Not collective.
-
-    Raises:
-        DataError: when one of its matrices is not a joined file of shards, as `write_rows` makes them.
-    """
-    for name in ("hamiltonian", "overlap"):
-        path = directory / f"{name}.h5"
-        if not path.exists():
-            continue
-        try:
-            with h5py.File(path) as file:
-                ours = bool(file["entries"].is_virtual)
-        except (OSError, KeyError):
-            ours = False
-        if not ours:
-            raise DataError(f"'{path}' was not written by infer and would be lost: choose another output.directory")
-
-
-def _clear(directory: Path, name: str) -> None:
-    """Remove what an earlier run, perhaps on more ranks, left: a joined file must never point to newer shards."""
-    (directory / f"{name}.h5").unlink(missing_ok=True)
-    (directory / "shards").mkdir(parents=True, exist_ok=True)
-    for shard in (directory / "shards").glob(f"{name}.*.h5"):
-        shard.unlink()
-
-
-def _join(directory: Path, name: str, counts: np.ndarray, dtype: np.dtype) -> None:
-    """Write the virtual dataset over shards that hold `counts` (size, 2) blocks and entries."""
-    blocks, entries = (int(total) for total in counts.sum(axis=0))
-    layouts = {
-        "atom_pairs": h5py.VirtualLayout((blocks, 5), np.int64),
-        "chunk_shapes": h5py.VirtualLayout((blocks, 2), np.int64),
-        "chunk_boundaries": h5py.VirtualLayout((blocks + 1,), np.int64),
-        "entries": h5py.VirtualLayout((entries,), dtype),
-    }
-    last = len(counts) - 1
-    start = np.zeros(2, dtype=np.int64)
-    for rank, held in enumerate(counts):
-        path = f"shards/{name}.{rank:04d}.h5"
-        lengths = {"atom_pairs": held[0], "chunk_shapes": held[0], "entries": held[1]}
-        lengths["chunk_boundaries"] = held[0] + (rank == last)  # the closing boundary comes from the last shard
-        for dataset, length in lengths.items():
-            if length == 0:
-                continue
-            layout = layouts[dataset]
-            shape = (int(held[0]) + 1,) if dataset == "chunk_boundaries" else (int(length), *layout.shape[1:])
-            first = int(start[1 if dataset == "entries" else 0])
-            source = h5py.VirtualSource(path, dataset, shape=shape)
-            layout[first : first + int(length)] = source[: int(length)]
-        start += held
-    temporary = directory / f"{name}.h5.tmp"
-    with h5py.File(temporary, "w") as file:
-        for dataset, layout in layouts.items():
-            file.create_virtual_dataset(dataset, layout)
-    temporary.replace(directory / f"{name}.h5")

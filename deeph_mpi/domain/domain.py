@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from deeph_mpi.domain.cell import wrap
 from deeph_mpi.domain.halo import HaloExchange
-from deeph_mpi.domain.neighbours import PairList, neighbour_pairs
+from deeph_mpi.domain.neighbours import neighbour_pairs, pair_vectors
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.radii import Radii, RadiusTable
+from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Domain", "Edges", "LocalAtoms", "build_domain", "local_atoms"]
+
+CHUNK_ATOMS = 10_000  # whose neighbours are looked for at a time
+CHUNK_EDGES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Edges:
     """Directed edges from owned atoms, by local index and sorted by global (i, j, R).
 
+    Their vectors are computed when asked for: kept, they would be most of a domain's memory.
+
     Attributes:
-        i: (n,) int32, below `n_owned`.
+        i: (n,) int32, below the number of owned atoms.
         j: (n,) int32, owned or ghost; all periodic images of an atom share one row.
-        R: (n, 3) int32 cells.
-        vectors: (n, 3) float64, Å, r_j + R·cell − r_i.
-        distances: (n,) float64, Å.
+        R: (n, 3) int16 cells.
+        positions: (n_local, 3) float64, Å.
+        cell: (3, 3) float64, Å.
     """
 
     i: np.ndarray
     j: np.ndarray
     R: np.ndarray
-    vectors: np.ndarray
-    distances: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
 
     def __len__(self) -> int:
         return len(self.i)
+
+    def vectors(self, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """r_j + R·cell − r_i of some edges, (n, 3) float64, Å."""
+        return pair_vectors(self.positions, self.cell, self.i[which], self.j[which], self.R[which])
+
+    def distances(self, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Lengths of their vectors, (n,) float64, Å."""
+        return np.linalg.norm(self.vectors(which), axis=1)
+
+    def chunks(self) -> Iterator[slice]:
+        """All edges, a bounded number at a time."""
+        return (slice(start, start + CHUNK_EDGES) for start in range(0, len(self), CHUNK_EDGES))
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,7 @@ class Domain:
         n_owned: number of owned atoms.
         n_message: number of owned atoms and message ghosts.
         numbers: (n_local,) int64 atomic numbers.
-        i, j, R, vectors, distances: directed pairs from owned atoms within the pair radii, see `Edges`.
+        pairs: directed pairs from owned atoms within the pair radii, those of the Hamiltonian.
         messages: directed edges from owned atoms within the message radius; `j` is below `n_message`.
         message_halo: exchange that fills rows `n_owned` … `n_message`.
         pair_halo: exchange that fills rows `n_owned` … `n_local`.
@@ -78,11 +98,7 @@ class Domain:
     n_owned: int
     n_message: int
     numbers: np.ndarray
-    i: np.ndarray
-    j: np.ndarray
-    R: np.ndarray
-    vectors: np.ndarray
-    distances: np.ndarray
+    pairs: Edges
     messages: Edges
     message_halo: HaloExchange
     pair_halo: HaloExchange
@@ -120,17 +136,12 @@ def build_domain(world: World, structure: Structure, partition: Partition, r_mes
         )
     with world.together():
         local = local_atoms(structure, partition, world.rank, r_message, r_pair)
-    pairs = local.pairs
     return Domain(
         atoms=local.atoms,
         n_owned=local.n_owned,
         n_message=local.n_message,
         numbers=structure.numbers[local.atoms],
-        i=pairs.i,
-        j=pairs.j,
-        R=pairs.R,
-        vectors=pairs.vectors,
-        distances=pairs.distances,
+        pairs=local.pairs,
         messages=local.messages,
         message_halo=HaloExchange(world, partition, local.atoms[local.n_owned : local.n_message]),
         pair_halo=HaloExchange(world, partition, local.atoms[local.n_owned :]),
@@ -144,31 +155,65 @@ def local_atoms(structure: Structure, partition: Partition, rank: int, r_message
     z = structure.numbers
     elements = np.flatnonzero(table.species >= 0).tolist()
     reach = {(a, b): max(r_message, table.radii[m, n]) for m, a in enumerate(elements) for n, b in enumerate(elements)}
-    found = neighbour_pairs(structure, owned, reach)
-    in_pair = found.distances <= table.of(z[found.i], z[found.j])
-    in_message = found.distances <= r_message
-    message_ghosts = _ghosts(found.j[in_message], partition, rank)
-    pair_ghosts = _ghosts(found.j[in_pair], partition, rank)
+    wrapped = wrap(structure)
+    pairs, messages = _Found(), _Found()
+    for rows in _pieces(structure, owned):
+        found = neighbour_pairs(structure, owned[rows], reach, wrapped)
+        starts = rows[np.searchsorted(owned[rows], found.i)]
+        in_pair = found.distances <= table.of(z[found.i], z[found.j])
+        for kept, which in ((pairs, in_pair), (messages, found.distances <= r_message)):
+            kept.add(starts[which], found.j[which], found.R[which])
+    message_ghosts, pair_ghosts = (_ghosts(kept.partners(), partition, rank) for kept in (messages, pairs))
     atoms = np.concatenate([owned, message_ghosts, pair_ghosts[~np.isin(pair_ghosts, message_ghosts)]])
-    order = np.argsort(atoms)
+    local = np.full(len(structure), -1, dtype=np.int32)
+    local[atoms] = np.arange(len(atoms))
+    positions = structure.positions[atoms]
     return LocalAtoms(
         atoms=atoms,
         n_owned=len(owned),
         n_message=len(owned) + len(message_ghosts),
-        pairs=_edges(found, in_pair, atoms, order),
-        messages=_edges(found, in_message, atoms, order),
+        pairs=Edges(*pairs.ordered(local), positions, structure.cell),
+        messages=Edges(*messages.ordered(local), positions, structure.cell),
     )
 
 
+class _Found:
+    """Edges found piece by piece: rows of the owned atoms, global partners, cells."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, i: np.ndarray, j: np.ndarray, R: np.ndarray) -> None:
+        """Edges of atoms that come in no other piece, sorted."""
+        self.parts.append((i.astype(np.int32), j.astype(np.int32), R.astype(np.int16)))
+
+    def partners(self) -> np.ndarray:
+        """Each once, ascending."""
+        return np.unique(np.concatenate([np.unique(j) for _, j, _ in self.parts])).astype(np.int64)
+
+    def ordered(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All by (i, j, R), with local rows of j; gives up the parts."""
+        i, j, R = (np.concatenate(part) for part in zip(*self.parts, strict=True))
+        several = len(self.parts) > 1
+        self.parts = []
+        j = local[j]
+        if several:  # each atom's edges are in one piece, in order
+            order = np.argsort(i, kind="stable")
+            i, j, R = i[order], j[order], R[order]
+        return i, j, R
+
+
+def _pieces(structure: Structure, owned: np.ndarray) -> list[np.ndarray]:
+    """Rows of `owned` in compact groups, each ascending; at least one group."""
+    count = -(-len(owned) // CHUNK_ATOMS)
+    if count <= 1:
+        return [np.arange(len(owned))]
+    part = Structure(structure.numbers[owned], structure.positions[owned], structure.cell, structure.pbc)
+    owner = partition_atoms(part, np.ones(len(owned)), count).owner
+    return np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner, minlength=count))[:-1])
+
+
 def _ghosts(j: np.ndarray, partition: Partition, rank: int) -> np.ndarray:
-    ghosts = np.unique(j)
-    owner = partition.owner[ghosts]
-    ghosts, owner = ghosts[owner != rank], owner[owner != rank]
+    owner = partition.owner[j]
+    ghosts, owner = j[owner != rank], owner[owner != rank]
     return ghosts[np.argsort(owner, kind="stable")]
-
-
-def _edges(found: PairList, which: np.ndarray, atoms: np.ndarray, order: np.ndarray) -> Edges:
-    pairs = found if which.all() else found[which]
-    ascending = atoms[order]
-    i, j = (order[np.searchsorted(ascending, ids)].astype(np.int32) for ids in (pairs.i, pairs.j))
-    return Edges(i, j, pairs.R, pairs.vectors, pairs.distances)

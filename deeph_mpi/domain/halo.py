@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,31 @@ class HaloExchange:
             rows[self.n_owned :] = received.to(rows.device)
         self._spare += incoming.buffers
         return rows
+
+    def start_fill(self, parts: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to fill the ghost rows of several tensors (n_owned + n_ghost, …), in place and without gradients, with one
+        message per neighbour. Owned rows may be read meanwhile.
+
+        Returns:
+            What waits for the rows and puts them in place.
+        """
+        here = self._rows.to(parts[0].device)
+        sent = torch.cat([part.index_select(0, here).flatten(1) for part in parts], dim=1).cpu()
+        received = sent.new_empty(self.n_ghost, sent.shape[1])
+        requests = post_messages(
+            self._comm, _cut(_raw(sent), self._send), _cut(_raw(received), self._receive), ROWS_TAG
+        )
+
+        def finish() -> None:
+            nonlocal sent  # alive until all is sent
+            _wait(requests)
+            places = torch.arange(self.n_ghost) if self._places is None else self._places
+            widths = [math.prod(part.shape[1:]) for part in parts]
+            for part, piece in zip(parts, received.split(widths, dim=1), strict=True):
+                place = (self.n_owned + places).to(part.device)
+                part[place] = piece.to(part.device).view(-1, *part.shape[1:])
+
+        return finish
 
     def reverse(self, rows: Tensor) -> Tensor:
         """The transpose, without gradients: (n_owned + n_ghost, …) → (n_owned, …), ghosts added to their owners."""

@@ -18,7 +18,7 @@ from deeph_mpi.domain.radii import Radii, RadiusTable
 from deeph_mpi.errors import StructureError
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["PairList", "Shell", "neighbour_pairs", "pair_order", "shell_around"]
+__all__ = ["PairList", "Shell", "neighbour_pairs", "pair_order", "pair_vectors", "shell_around"]
 
 CLOSEST = 0.5  # Å; no two nuclei are closer in any structure that makes sense
 
@@ -66,7 +66,9 @@ class Shell:
     positions: np.ndarray
 
 
-def neighbour_pairs(structure: Structure, centres: np.ndarray, cutoff: Radii) -> PairList:
+def neighbour_pairs(
+    structure: Structure, centres: np.ndarray, cutoff: Radii, wrapped: WrappedAtoms | None = None
+) -> PairList:
     """All directed pairs from `centres` with 0 < |r_j + R·cell − r_i| ≤ cutoff, i = j with R ≠ 0 included.
 
     Whether a pair is in does not depend on which centres are asked for, and (i, j, R) is in exactly when (j, i, −R) is.
@@ -75,6 +77,7 @@ def neighbour_pairs(structure: Structure, centres: np.ndarray, cutoff: Radii) ->
         structure: the atoms, replicated.
         centres: (n,) global indices, each once.
         cutoff: Å, one radius or one per pair of elements.
+        wrapped: of the structure, where it is known already.
 
     Raises:
         StructureError: when two atoms (or an atom and its own image) are closer than 0.5 Å, naming them.
@@ -82,7 +85,7 @@ def neighbour_pairs(structure: Structure, centres: np.ndarray, cutoff: Radii) ->
     centres = np.asarray(centres, dtype=np.int64)
     radii = RadiusTable.build(cutoff, structure.numbers)
     reach = max(radii.largest, CLOSEST) * (1 + 1e-9) + 1e-6  # the exact comparison is made below
-    wrapped = wrap(structure)
+    wrapped = wrapped or wrap(structure)
     shell = shell_around(wrapped, centres, reach)
     found = _tree(shell.centres).sparse_distance_matrix(_tree(shell.positions), reach, output_type="ndarray")
     i, image = centres[found["i"]], found["j"]
@@ -90,7 +93,7 @@ def neighbour_pairs(structure: Structure, centres: np.ndarray, cutoff: Radii) ->
     R = (shell.cells[image] - wrapped.shifts[j] + wrapped.shifts[i]).astype(np.int32)
     other = (i != j) | R.any(axis=1)
     i, j, R = i[other], j[other], R[other]
-    vectors = _vectors(structure, i, j, R)
+    vectors = pair_vectors(structure.positions, structure.cell, i, j, R)
     distances = np.sqrt(vectors[:, 0] ** 2 + vectors[:, 1] ** 2 + vectors[:, 2] ** 2)
     _check_apart(structure, i, j, distances)
     inside = np.flatnonzero(distances <= radii.of(structure.numbers[i], structure.numbers[j]))
@@ -139,12 +142,13 @@ def _tree(points: np.ndarray) -> cKDTree:
     return cKDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False)
 
 
-def _vectors(structure: Structure, i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
+def pair_vectors(positions: np.ndarray, cell: np.ndarray, i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """r_j + R·cell − r_i in Å, (n, 3), for rows i, j of `positions` (…, 3) and cells R (n, 3)."""
     # Elementwise and in a fixed order: negating R and swapping i and j then negates the result exactly, which a matrix
     # product (blocked, fused) does not promise.
-    a, b, c = structure.cell
+    a, b, c = cell
     shift = (R[:, :1] * a + R[:, 1:2] * b) + R[:, 2:] * c
-    return (structure.positions[j] - structure.positions[i]) + shift
+    return (positions[j] - positions[i]) + shift
 
 
 def _check_apart(structure: Structure, i: np.ndarray, j: np.ndarray, distances: np.ndarray) -> None:

@@ -20,30 +20,29 @@ from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel import World
 
-__all__ = ["PairPlan", "decoded_from_i", "pair_blocks", "pairs_global"]
+__all__ = ["PairPlan", "decoded_from_i", "global_pairs", "onsite_blocks", "pairs_global"]
 
 TAG = 7201
+CHUNK = 1 << 20  # pairs
 
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Decoding rule of one rank's pairs. `index` below means a directed pair of the domain.
+    """Decoding rule of one rank's pairs. "Rows" below are those of `domain.pairs`, directed pairs.
 
     Attributes:
         world: the ranks.
-        decode: (n,) int64, indices of the pairs decoded here, ascending.
-        reverse_local: (n,) int64, index of the reverse of each of them where this rank owns that too, else −1.
-        send: rank → (n,) int64, indices of decoded pairs whose transposes go there, in the receiver's order.
-        receive: rank → (n,) int64, indices of pairs that come from there, ascending.
-        blocks: (n_pairs,) int64, the block of each pair in a BlockSet over `pairs_global`.
+        domain: of this rank.
+        decode: (n,) int32, rows of the pairs decoded here, ascending.
+        send: rank → (n,) int64, decoded rows whose transposes go there, in the receiver's order.
+        receive: rank → (n,) int64, rows that come from there, ascending.
     """
 
     world: World
+    domain: Domain
     decode: np.ndarray
-    reverse_local: np.ndarray
     send: dict[int, np.ndarray]
     receive: dict[int, np.ndarray]
-    blocks: np.ndarray
 
     @classmethod
     def build(cls, world: World, partition: Partition, domain: Domain) -> PairPlan:
@@ -52,51 +51,93 @@ class PairPlan:
         Raises:
             DeephError: on all ranks, when two ranks disagree on the pairs between them.
         """
-        i, j = domain.atoms[domain.i], domain.atoms[domain.j]
-        here = decoded_from_i(i, j, domain.R)
-        partner = partition.owner[j]
-        decode = np.flatnonzero(here)
-        send = _split(decode, partner, world.rank)
-        send = {rank: k[pair_order(j[k], i[k], -domain.R[k])] for rank, k in send.items()}
-        receive = _split(np.flatnonzero(~here), partner, world.rank)
-        sent = _fingerprints(world.size, send, j, i, -domain.R)
-        _verify(world, sent, _fingerprints(world.size, receive, i, j, domain.R))
-        reverse = _reverse(i, j, domain.R, partner == world.rank)
-        return cls(world, decode, reverse[decode], send, receive, pair_blocks(domain))
+        pairs = domain.pairs
+        decode = [np.empty(0, dtype=np.int32)]
+        for part in pairs.chunks():
+            here = decoded_from_i(*global_pairs(domain, part))
+            decode.append((np.flatnonzero(here) + part.start).astype(np.int32))
+        shared = np.flatnonzero(pairs.j >= domain.n_owned)
+        i, j, R = global_pairs(domain, shared)
+        here, partner = decoded_from_i(i, j, R), partition.owner[j]
+        send = _split(np.flatnonzero(here), partner)
+        send = {rank: k[pair_order(j[k], i[k], -R[k])] for rank, k in send.items()}
+        receive = _split(np.flatnonzero(~here), partner)
+        sent = _fingerprints(world.size, send, j, i, -R)
+        _verify(world, sent, _fingerprints(world.size, receive, i, j, R))
+        return cls(
+            world, domain, np.concatenate(decode),
+            {rank: shared[k] for rank, k in send.items()}, {rank: shared[k] for rank, k in receive.items()},
+        )  # fmt: skip
 
-    def scatter_transposes(self, blocks: BlockSet, orbitals: np.ndarray) -> None:
-        """Fill the blocks that are not decoded here with the (conjugate) transposes of those that are. Collective.
+    def blocks(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) int64, the block of each pair in a BlockSet over `pairs_global`."""
+        return rows + self.domain.pairs.i[rows].astype(np.int64) + _after_onsite(*global_pairs(self.domain, rows))
+
+    def reverse(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) int64, rows of the reverse pairs (j, i, −R), for pairs whose j is owned."""
+        pairs = self.domain.pairs
+        starts = pairs.j[rows]
+        i, _, R = global_pairs(self.domain, rows)
+        low = np.searchsorted(pairs.i, starts, side="left")
+        high = np.searchsorted(pairs.i, starts, side="right")
+        wanted = _codes(i, -R)
+        while (low < high).any():  # bisection of all at once, within the rows of one atom each
+            middle = np.minimum((low + high) // 2, len(pairs) - 1)
+            _, j, cells = global_pairs(self.domain, middle)
+            below = (_codes(j, cells) < wanted) & (low < high)
+            low, high = np.where(below, middle + 1, low), np.where(below | (low >= high), high, middle)
+        return low
+
+    def write_transposes(self, blocks: BlockSet, orbitals: np.ndarray, rows: np.ndarray) -> None:
+        """Fill the rows that this rank owns with the (conjugate) transposes of blocks decoded here.
 
         Args:
-            blocks: over `pairs_global`, with the decoded blocks in place; changed in place. Of one dtype on all ranks.
+            blocks: over `pairs_global`, with the blocks of `rows` in place; changed in place.
             orbitals: (N,) rows of every atom's blocks (twice its orbitals for spinors).
+            rows: (n,) decoded pairs.
         """
-        sizes = np.diff(blocks.offsets)
-        rows, columns = orbitals[blocks.pairs[:, 3]], orbitals[blocks.pairs[:, 4]]
+        atoms, pairs = self.domain.atoms, self.domain.pairs
+        rows = rows[pairs.j[rows] < self.domain.n_owned]
+        source, target = blocks.offsets[self.blocks(rows)], blocks.offsets[self.blocks(self.reverse(rows))]
+        heights, widths = orbitals[atoms[pairs.i[rows]]], orbitals[atoms[pairs.j[rows]]]
+        transpose_blocks(blocks.entries, source, blocks.entries, target, heights, widths)
+
+    def exchange_transposes(self, blocks: BlockSet, orbitals: np.ndarray) -> None:
+        """Fill the rows of other ranks with the transposes of blocks decoded here. Collective among neighbours.
+
+        Args:
+            blocks: over `pairs_global`, all decoded blocks in place; changed in place. Of one dtype on all ranks.
+            orbitals: (N,) rows of every atom's blocks.
+        """
+        from mpi4py import MPI
+
         outgoing, incoming = [], []
         landing: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for rank, pairs in self.receive.items():
-            at = self.blocks[pairs]
-            offsets = _offsets(sizes[at])
+        for rank, rows in self.receive.items():
+            at, heights, widths = self._shapes(rows, orbitals)
+            offsets = _offsets(heights * widths)
             buffer = np.empty(offsets[-1], dtype=blocks.entries.dtype)
             incoming.append((rank, buffer))
             landing.append((buffer, offsets, at))
-        for rank, pairs in self.send.items():
-            at = self.blocks[pairs]
-            offsets = _offsets(sizes[at])
+        for rank, rows in self.send.items():
+            at, heights, widths = self._shapes(rows, orbitals)
+            offsets = _offsets(heights * widths)
             buffer = np.empty(offsets[-1], dtype=blocks.entries.dtype)
-            transpose_blocks(blocks.entries, blocks.offsets[at], buffer, offsets[:-1], rows[at], columns[at])
+            transpose_blocks(blocks.entries, blocks.offsets[at], buffer, offsets[:-1], heights, widths)
             outgoing.append((rank, buffer))
-        requests = post_messages(self.world.comm, outgoing, incoming, TAG)
-        both = self.reverse_local >= 0
-        source, target = self.blocks[self.decode[both]], self.blocks[self.reverse_local[both]]
-        start = blocks.offsets
-        transpose_blocks(blocks.entries, start[source], blocks.entries, start[target], rows[source], columns[source])
-        from mpi4py import MPI
-
-        MPI.Request.Waitall(requests)
+        MPI.Request.Waitall(post_messages(self.world.comm, outgoing, incoming, TAG))
         for buffer, offsets, at in landing:
-            copy_blocks(buffer, offsets[:-1], blocks.entries, start[at], sizes[at])
+            copy_blocks(buffer, offsets[:-1], blocks.entries, blocks.offsets[at], np.diff(offsets))
+
+    def _shapes(self, rows: np.ndarray, orbitals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        i, j, _ = global_pairs(self.domain, rows)
+        return self.blocks(rows), orbitals[i], orbitals[j]
+
+
+def global_pairs(domain: Domain, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Global indices i, j (n,) int64 and cells R (n, 3) of rows of `domain.pairs`."""
+    pairs = domain.pairs
+    return domain.atoms[pairs.i[rows]], domain.atoms[pairs.j[rows]], pairs.R[rows]
 
 
 def decoded_from_i(i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
@@ -105,40 +146,59 @@ def decoded_from_i(i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
     return np.where(i == j, leading > 0, (i < j) == ((i + j) % 2 == 0))
 
 
-def pairs_global(domain: Domain) -> np.ndarray:
-    """(n_owned + n_pairs, 5) int64, columns R1, R2, R3, i, j of this rank's blocks, onsite included, by (i, j, R)."""
-    pairs = np.zeros((domain.n_owned + len(domain.i), 5), dtype=np.int64)
-    at = pair_blocks(domain)
-    onsite = np.ones(len(pairs), dtype=bool)
-    onsite[at] = False
-    pairs[onsite, 3] = pairs[onsite, 4] = domain.owned
-    pairs[at, :3] = domain.R
-    pairs[at, 3] = domain.atoms[domain.i]
-    pairs[at, 4] = domain.atoms[domain.j]
-    return pairs
+def pairs_global(domain: Domain, out: np.ndarray | None = None) -> np.ndarray:
+    """(n_owned + n_pairs, 5) int64, columns R1, R2, R3, i, j of this rank's blocks, onsite included, by (i, j, R).
+
+    Args:
+        out: where they are written; a new array by default.
+    """
+    pairs = domain.pairs
+    found = np.empty((domain.n_owned + len(pairs), 5), dtype=np.int64) if out is None else out
+    first = np.searchsorted(pairs.i, np.arange(domain.n_owned + 1))
+    step = max(CHUNK // max(int(np.diff(first).max(initial=1)), 1), 1)
+    for start in range(0, domain.n_owned, step):
+        stop = min(start + step, domain.n_owned)
+        rows = np.arange(first[start], first[stop])
+        i, j, R = global_pairs(domain, rows)
+        at = rows + pairs.i[rows] + _after_onsite(i, j, R)
+        onsite = np.ones(stop - start + len(rows), dtype=bool)
+        base = first[start] + start
+        onsite[at - base] = False
+        piece = np.zeros((len(onsite), 5), dtype=np.int64)
+        piece[onsite, 3] = piece[onsite, 4] = domain.owned[start:stop]
+        piece[~onsite] = np.column_stack([R, i, j])
+        found[base : base + len(piece)] = piece
+    return found
 
 
-def pair_blocks(domain: Domain) -> np.ndarray:
-    """(n_pairs,) int64, the place of every directed pair of the domain in the order of `pairs_global`."""
-    i, j = domain.atoms[domain.i], domain.atoms[domain.j]
-    after = (j > i) | ((i == j) & decoded_from_i(i, j, domain.R))  # of an atom's own images, those with R > 0
-    return np.arange(len(i)) + domain.i + after
+def onsite_blocks(domain: Domain) -> np.ndarray:
+    """(n_owned,) int64, the place of every owned atom's onsite block in the order of `pairs_global`."""
+    pairs = domain.pairs
+    before = np.zeros(domain.n_owned, dtype=np.int64)
+    for part in pairs.chunks():
+        i, j, R = global_pairs(domain, part)
+        ahead = pairs.i[part][~_after_onsite(i, j, R)]
+        before += np.bincount(ahead, minlength=domain.n_owned)
+    return np.searchsorted(pairs.i, np.arange(domain.n_owned)) + np.arange(domain.n_owned) + before
 
 
-def _split(index: np.ndarray, partner: np.ndarray, rank: int) -> dict[int, np.ndarray]:
-    # pairs `index` by the rank that owns j, those of `rank` itself left out
+def _split(index: np.ndarray, partner: np.ndarray) -> dict[int, np.ndarray]:
+    # pairs `index` by the rank that owns j
     order = np.argsort(partner[index], kind="stable")
     ranks, starts = np.unique(partner[index][order], return_index=True)
     parts = np.split(index[order], starts[1:])
-    return {int(r): part for r, part in zip(ranks, parts, strict=False) if r != rank}
+    return {int(r): part for r, part in zip(ranks, parts, strict=False)}
 
 
-def _reverse(i: np.ndarray, j: np.ndarray, R: np.ndarray, local: np.ndarray) -> np.ndarray:
-    # The local pairs are closed under reversal and sorted, so sorting their reverses pairs the two lists up.
-    reverse = np.full(len(i), -1, dtype=np.int64)
-    pairs = np.flatnonzero(local)
-    reverse[pairs[pair_order(j[pairs], i[pairs], -R[pairs])]] = pairs
-    return reverse
+def _after_onsite(i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
+    # (n,) bool: pairs that come after their atom's onsite block; of an atom's own images, those with R > 0
+    return (j > i) | ((i == j) & decoded_from_i(i, j, R))
+
+
+def _codes(j: np.ndarray, R: np.ndarray) -> np.ndarray:
+    # one number for (j, R1, R2, R3), in their order: cells of fewer than 2¹¹ images, atoms of fewer than 2³⁰
+    R = R.astype(np.int64) + 1024
+    return ((j.astype(np.int64) << 33) | (R[:, 0] << 22)) + ((R[:, 1] << 11) | R[:, 2])
 
 
 def _fingerprints(size: int, lists: dict[int, np.ndarray], i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:

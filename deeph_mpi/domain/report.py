@@ -53,7 +53,7 @@ def report_partition(world: World, partition: Partition, weights: np.ndarray, do
             domain.n_message - domain.n_owned,
             domain.n_local - domain.n_owned,
             len(domain.pair_halo.neighbours),
-            len(domain.i),
+            len(domain.pairs),
         ],
         dtype=np.int64,
     )

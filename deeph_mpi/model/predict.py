@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,32 +12,43 @@ from torch import Tensor
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.domain.domain import Domain, build_domain
 from deeph_mpi.domain.halo import HaloExchange
-from deeph_mpi.domain.pairs import PairPlan, decoded_from_i, pairs_global
+from deeph_mpi.domain.pairs import PairPlan, decoded_from_i, onsite_blocks, pairs_global
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.geometry import Bonds
+from deeph_mpi.model.message import MessageLayer
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Features
+from deeph_mpi.model.o3 import EquivariantNorm
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["Prediction", "bonds_per_chunk", "exchange_features", "message_rows", "predict", "predict_alone"]
+__all__ = [
+    "Prediction",
+    "allocate_rows",
+    "bonds_per_chunk",
+    "exchange_features",
+    "message_rows",
+    "predict",
+    "predict_alone",
+]
 
 
 class Prediction(NamedTuple):
     """What `predict` gives one rank.
 
     Attributes:
-        hamiltonian, overlap: rows of the owned atoms.
+        hamiltonian, overlap: rows of the owned atoms; None where they were not to be kept.
         novelty: (owned,) see `Novelty`; None where the checkpoint cannot tell.
     """
 
-    hamiltonian: BlockSet
-    overlap: BlockSet
+    hamiltonian: BlockSet | None
+    overlap: BlockSet | None
     novelty: np.ndarray | None
 
 
 LARGEST_CHUNK = 2048  # bonds; more does not fit the caches and is slower
+ATOMS = 2048  # worked on at a time where nothing but their own features is needed
 
 
 def bonds_per_chunk(model: HamiltonianModel, memory_gb: float) -> int:
@@ -70,8 +80,17 @@ def predict_alone(
     orbitals = model.settings.orbitals.orbitals(structure.numbers)
     domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
     plan = PairPlan.build(world, partition, domain)
-    h, s = predict(world, model, domain, plan, orbitals, memory_gb, device)[:2]
-    return h, s
+    rows = allocate_rows(domain, orbitals)
+    predict(world, model, domain, plan, orbitals, rows, memory_gb, device)
+    return rows
+
+
+def allocate_rows(domain: Domain, orbitals: np.ndarray) -> tuple[BlockSet, BlockSet]:
+    """Zero blocks of H and S, float64, for all rows that this rank owns, given the orbitals (N,) of every atom."""
+    pairs = pairs_global(domain)
+    hamiltonian = BlockSet.allocate(pairs, orbitals, np.float64)
+    overlap = BlockSet(pairs, hamiltonian.offsets, np.zeros_like(hamiltonian.entries))
+    return hamiltonian, overlap
 
 
 @torch.no_grad()
@@ -81,18 +100,20 @@ def predict(
     domain: Domain,
     plan: PairPlan,
     orbitals: np.ndarray,
+    rows: tuple[BlockSet, BlockSet] | None,
     memory_gb: float = 1.0,
     device: torch.device | None = None,
 ) -> Prediction:
-    """H and S of all rows that this rank owns, float64. Collective: one halo exchange per layer and one for the pairs.
+    """H and S of all rows that this rank owns. Collective: one halo exchange per layer and one for the pairs.
 
     Each pair is evaluated on one rank, and the owner of the other atom receives the transpose, so that H − Hᵀ is exactly
-    zero over all ranks.
+    zero over all ranks. Beside the rows, a rank holds three sets of features and the list of its pairs.
 
     Args:
         domain: with the model's radii.
         plan: of that domain.
         orbitals: (N,) orbitals of every atom of the structure.
+        rows: where H and S are written, over `pairs_global`; None to compute them and let them go.
         memory_gb: bound on temporaries, GB.
         device: of the network; the CPU by default.
 
@@ -107,44 +128,96 @@ def predict(
         species = model.species(domain.numbers).to(device)
     owned = species[: domain.n_owned]
     messages = _MessageBonds(model, domain, chunk, device)
-    state = network.features(owned, messages, partial(exchange_features, domain.message_halo))
-    normalized = exchange_features(domain.pair_halo, network.pair_norm(*state))
+    state = network.start(owned)
+    for layer in network.layers:
+        assert isinstance(layer, MessageLayer)
+        normalized, arrive = _normalized(layer.norm, state, domain.message_halo)
+        sums = (torch.zeros_like(normalized[0]), torch.zeros_like(normalized[1]))
+        for bonds in messages.within():
+            layer.messages(*normalized, bonds, sums)
+        arrive()
+        for bonds in messages.across():
+            layer.messages(*normalized, bonds, sums)
+        del normalized
+        for part in _atoms(domain.n_owned):
+            done = layer.finish(state[0][part], state[1][part], (sums[0][part], sums[1][part]))
+            state[0][part], state[1][part] = done
+        del sums
+    normalized, arrive = _normalized(network.pair_norm, state, domain.pair_halo)
+    novelty = None
+    if model.novelty is not None:
+        of_parts = [model.novelty(state[0][p], state[1][p], owned[p]) for p in _atoms(domain.n_owned)]
+        novelty = np.concatenate([np.empty(0), *of_parts])
+    with world.together():
+        _decode_onsite(model, domain, state, owned, rows)
+    del state
+    arrive()
+    with world.together():
+        _decode_pairs(model, domain, plan, normalized, species, chunk, orbitals, rows)
+    del normalized
+    if rows is None:
+        return Prediction(None, None, novelty)
+    for blocks in rows:
+        plan.exchange_transposes(blocks, orbitals)
+    return Prediction(*rows, novelty)
 
-    pairs = pairs_global(domain)
-    hamiltonian = BlockSet.allocate(pairs, orbitals, np.float64)
-    overlap = BlockSet.allocate(pairs, orbitals, np.float64)
-    with world.together():
-        _decode_pairs(model, domain, plan, normalized, species, chunk, (hamiltonian, overlap))
-        _decode_onsite(model, domain, plan, state, owned, (hamiltonian, overlap))
-    for blocks in (hamiltonian, overlap):
-        plan.scatter_transposes(blocks, orbitals)
-    with world.together():
-        if not np.isfinite(hamiltonian.entries).all():
-            raise ModelError("the network predicts numbers that are not finite for this structure")
-    return Prediction(hamiltonian, overlap, None if model.novelty is None else model.novelty(*state, owned))
+
+def _atoms(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + ATOMS, count)) for start in range(0, count, ATOMS))
+
+
+def _normalized(norm: EquivariantNorm, state: Features, halo: HaloExchange) -> tuple[Features, Callable[[], None]]:
+    """Normalized features of owned and ghost atoms, and what waits for the latter. Collective among neighbours."""
+    owned = len(state[0])
+    full = tuple(part.new_empty(owned + halo.n_ghost, *part.shape[1:]) for part in state)
+    for part in _atoms(owned):
+        full[0][part], full[1][part] = norm(state[0][part], state[1][part])
+    return (full[0], full[1]), halo.start_fill(full)
 
 
 def message_rows(domain: Domain) -> tuple[Tensor, Tensor, Tensor]:
     """Message bonds of a domain, each between owned atoms once, those to ghosts as they are: local rows i, j (n,) int64 and
     vectors (n, 3) float64 Å."""
+    once = np.concatenate(_bonds_once(domain))
     edges = domain.messages
-    once = decoded_from_i(domain.atoms[edges.i], domain.atoms[edges.j], edges.R) | (edges.j >= domain.n_owned)
     i, j = (torch.tensor(ends[once].astype(np.int64)) for ends in (edges.i, edges.j))
-    return i, j, torch.tensor(edges.vectors[once])
+    return i, j, torch.tensor(edges.vectors(once))
+
+
+def _bonds_once(domain: Domain) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `domain.messages`, int32: bonds between owned atoms, each once, and those to ghosts."""
+    edges = domain.messages
+    within, across = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
+    for part in edges.chunks():
+        ghost = edges.j[part] >= domain.n_owned
+        once = decoded_from_i(domain.atoms[edges.i[part]], domain.atoms[edges.j[part]], edges.R[part])
+        within.append((np.flatnonzero(once & ~ghost) + part.start).astype(np.int32))
+        across.append((np.flatnonzero(ghost) + part.start).astype(np.int32))
+    return np.concatenate(within), np.concatenate(across)
 
 
 class _MessageBonds:
     """Gives the message bonds of a domain in chunks."""
 
     def __init__(self, model: HamiltonianModel, domain: Domain, chunk: int, device: torch.device) -> None:
-        self.model, self.chunk, self.device = model, chunk, device
-        self.i, self.j, self.vectors = message_rows(domain)
+        self.model, self.edges, self.chunk, self.device = model, domain.messages, chunk, device
+        self.rows = _bonds_once(domain)
 
-    def __call__(self) -> Iterator[Bonds]:
-        geometry, dtype = self.model.network.message_geometry, self.model.dtype
-        for rows in torch.arange(len(self.i)).split(self.chunk):
-            i, j, vectors = (part[rows].to(self.device) for part in (self.i, self.j, self.vectors))
-            yield geometry(i, j, vectors, dtype)
+    def within(self) -> Iterator[Bonds]:
+        """Between owned atoms."""
+        return self._bonds(self.rows[0])
+
+    def across(self) -> Iterator[Bonds]:
+        """To ghosts."""
+        return self._bonds(self.rows[1])
+
+    def _bonds(self, rows: np.ndarray) -> Iterator[Bonds]:
+        edges = self.edges
+        for start in range(0, len(rows), self.chunk):
+            part = rows[start : start + self.chunk]
+            i, j = (torch.tensor(ends[part].astype(np.int64), device=self.device) for ends in (edges.i, edges.j))
+            vectors = torch.tensor(edges.vectors(part), device=self.device)
+            yield self.model.network.message_geometry(i, j, vectors, self.model.dtype)
 
 
 def exchange_features(halo: HaloExchange, features: Features) -> Features:
@@ -167,41 +240,54 @@ def _decode_pairs(
     normalized: Features,
     species: Tensor,
     chunk: int,
-    targets: tuple[BlockSet, BlockSet],
+    orbitals: np.ndarray,
+    rows: tuple[BlockSet, BlockSet] | None,
 ) -> None:
-    """Evaluate the pairs that are this rank's to decode, and write them into their rows."""
+    """Evaluate the pairs that are this rank's to decode, and write them and their transposes into its rows."""
     device = species.device
-    for rows in np.array_split(plan.decode, max(-(-len(plan.decode) // chunk), 1)):
-        i = torch.tensor(domain.i[rows].astype(np.int64), device=device)
-        j = torch.tensor(domain.j[rows].astype(np.int64), device=device)
-        vectors = torch.tensor(domain.vectors[rows], device=device)
+    for part in np.array_split(plan.decode, max(-(-len(plan.decode) // chunk), 1)):
+        i = torch.tensor(domain.pairs.i[part].astype(np.int64), device=device)
+        j = torch.tensor(domain.pairs.j[part].astype(np.int64), device=device)
+        vectors = torch.tensor(domain.pairs.vectors(part), device=device)
         kinds = species[i] * len(model.elements) + species[j]
         bonds = model.network.pair_geometry(i, j, vectors, model.dtype)
         correction = model.network.pairs(normalized, bonds, kinds)
         results = model.pair_blocks(correction, vectors, kinds)
-        places = plan.blocks[rows]
+        _check_finite(results[0])
+        if rows is None:
+            continue
+        places = plan.blocks(part)
         for row, column, chosen in model.by_elements(kinds):
             at = places[chosen.cpu().numpy()]
-            for target, blocks in zip(targets, results, strict=True):
+            for target, blocks in zip(rows, results, strict=True):
                 _write(target, at, model.template.extract(blocks[chosen], row, column))
+        for target in rows:
+            plan.write_transposes(target, orbitals, part)
+            target.release()
 
 
 def _decode_onsite(
-    model: HamiltonianModel,
-    domain: Domain,
-    plan: PairPlan,
-    state: Features,
-    owned: Tensor,
-    targets: tuple[BlockSet, BlockSet],
+    model: HamiltonianModel, domain: Domain, state: Features, owned: Tensor, rows: tuple[BlockSet, BlockSet] | None
 ) -> None:
-    onsite = np.ones(len(targets[0]), dtype=bool)
-    onsite[plan.blocks] = False
-    places = np.flatnonzero(onsite)
-    results = model.onsite_blocks(model.network.onsite(state, owned), owned)
-    for row in np.unique(domain.numbers[: domain.n_owned]).tolist():
-        chosen = np.flatnonzero(domain.numbers[: domain.n_owned] == row)
-        for target, blocks in zip(targets, results, strict=True):
-            _write(target, places[chosen], model.template.extract(blocks[torch.tensor(chosen)], row, row))
+    places = None if rows is None else onsite_blocks(domain)
+    for part in _atoms(domain.n_owned):
+        kinds = owned[part]
+        results = model.onsite_blocks(model.network.onsite((state[0][part], state[1][part]), kinds), kinds)
+        _check_finite(results[0])
+        if rows is None or places is None:
+            continue
+        numbers = domain.numbers[part]
+        for number in np.unique(numbers).tolist():
+            chosen = np.flatnonzero(numbers == number)
+            for target, blocks in zip(rows, results, strict=True):
+                _write(
+                    target, places[part][chosen], model.template.extract(blocks[torch.tensor(chosen)], number, number)
+                )
+
+
+def _check_finite(blocks: Tensor) -> None:
+    if not bool(torch.isfinite(blocks.sum())):
+        raise ModelError("the network predicts numbers that are not finite for this structure")
 
 
 def _write(target: BlockSet, at: np.ndarray, blocks: Tensor) -> None:

@@ -27,19 +27,23 @@ def check_ranges(world: World, model: HamiltonianModel, domain: Domain) -> list[
     """
     facts, margin = model.facts, model.facts.margin
     z = domain.numbers
-    low, high = np.minimum(z[domain.i], z[domain.j]), np.maximum(z[domain.i], z[domain.j])
     counts: dict[str, int] = {}
     shortest: dict[str, float] = {}
-    for z1, z2 in np.unique(np.stack([low, high], axis=1), axis=0).tolist():
-        distances = domain.distances[(low == z1) & (high == z2)]
-        name = f"{chemical_symbols[z1]}-{chemical_symbols[z2]}"
-        limit = facts.shortest.get(f"{z1}-{z2}")
-        if limit is None:
-            counts[f"pairs {name}, which the training data do not contain"] = len(distances)
-            continue
-        shortest[name] = float(distances.min()) - (limit - margin)
-        below = int(np.count_nonzero(distances < limit))
-        counts[f"distances {name} below the shortest of the training data, {limit:.3f} Å"] = below
+    for part in domain.pairs.chunks():
+        z1, z2 = z[domain.pairs.i[part]], z[domain.pairs.j[part]]
+        low, high = np.minimum(z1, z2), np.maximum(z1, z2)
+        distances = domain.pairs.distances(part)
+        for kind in np.unique(low * 1000 + high).tolist():
+            own = distances[low * 1000 + high == kind]
+            name = "-".join(chemical_symbols[number] for number in divmod(kind, 1000))
+            limit = facts.shortest.get("-".join(map(str, divmod(kind, 1000))))
+            if limit is None:
+                what = f"pairs {name}, which the training data do not contain"
+                counts[what] = counts.get(what, 0) + len(own)
+                continue
+            shortest[name] = min(float(own.min()) - (limit - margin), shortest.get(name, np.inf))
+            what = f"distances {name} below the shortest of the training data, {limit:.3f} Å"
+            counts[what] = counts.get(what, 0) + int(np.count_nonzero(own < limit))
     neighbours = np.bincount(domain.messages.i, minlength=domain.n_owned)
     for number in np.unique(z[: domain.n_owned]).tolist():
         least, most = facts.neighbours.get(str(number), [0, 0])

@@ -12,8 +12,9 @@ import pytest
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.deeph import read_system, write_system
 from deeph_mpi.data.geometry import write_geometry
-from deeph_mpi.data.parallel import read_rows, write_rows
+from deeph_mpi.data.parallel import read_rows
 from deeph_mpi.data.ragged import sort_blocks
+from deeph_mpi.data.rowfile import write_rows
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel import World
 from tests.systems import random_system

@@ -54,18 +54,18 @@ def test_all_ranks_together_hold_the_serial_pairs(world: World) -> None:
     for name, domain, _ in domains(world):
         structure, r_message, r_pair = CASES[name]
         serial = neighbour_pairs(structure, np.arange(len(structure)), r_pair)
-        mine = np.column_stack([domain.atoms[domain.i], domain.atoms[domain.j], domain.R])
+        mine = np.column_stack([domain.atoms[domain.pairs.i], domain.atoms[domain.pairs.j], domain.pairs.R])
         rows = [tuple(row) for part in world.comm.allgather(mine.tolist()) for row in part]
         assert len(rows) == len(serial)
         assert set(rows) == set(keys(serial))
         assert mine.tolist() == sorted(mine.tolist())
         here = np.isin(serial.i, domain.owned)
-        np.testing.assert_array_equal(domain.vectors, serial.vectors[here])
+        np.testing.assert_array_equal(domain.pairs.vectors(), serial.vectors[here])
         short = neighbour_pairs(structure, domain.owned, r_message)
         edges = domain.messages
         np.testing.assert_array_equal(domain.atoms[edges.i], short.i)
         np.testing.assert_array_equal(domain.atoms[edges.j], short.j)
-        np.testing.assert_array_equal(edges.vectors, short.vectors)
+        np.testing.assert_array_equal(edges.vectors(), short.vectors)
         assert (edges.i < domain.n_owned).all()
         assert (edges.j < domain.n_message).all()
 
@@ -90,7 +90,7 @@ def test_bulk_domains_border_all_others_and_small_cells_leave_ranks_empty(world:
     domain, partition = domain_of("two atoms", world)
     report = report_partition(world, partition, np.ones(2), domain)
     assert sorted(report.owned.tolist(), reverse=True)[:2] == [2 if world.size == 1 else 1, 1][: world.size]
-    own_image = domain.atoms[domain.i] == domain.atoms[domain.j]
+    own_image = domain.atoms[domain.pairs.i] == domain.atoms[domain.pairs.j]
     assert own_image.any() == (domain.n_owned > 0)
 
 

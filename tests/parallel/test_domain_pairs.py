@@ -7,7 +7,7 @@ import pytest
 
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.domain.domain import build_domain
-from deeph_mpi.domain.pairs import PairPlan, pairs_global
+from deeph_mpi.domain.pairs import PairPlan, onsite_blocks, pairs_global
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel import World
@@ -29,23 +29,22 @@ def values(blocks: BlockSet, orbitals: np.ndarray) -> np.ndarray:
 def test_every_undirected_pair_is_decoded_once(world: World) -> None:
     for _, domain, partition in domains(world):
         plan = PairPlan.build(world, partition, domain)
-        directed = np.column_stack([domain.atoms[domain.i], domain.atoms[domain.j], domain.R])
+        directed = np.column_stack([domain.atoms[domain.pairs.i], domain.atoms[domain.pairs.j], domain.pairs.R])
         every = [tuple(row) for part in world.comm.allgather(directed.tolist()) for row in part]
         decoded = [tuple(row) for part in world.comm.allgather(directed[plan.decode].tolist()) for row in part]
         reverse = [(j, i, -a, -b, -c) for i, j, a, b, c in decoded]
         assert len(decoded) == len(set(decoded))
         assert sorted(decoded + reverse) == sorted(every)
-        local = plan.reverse_local >= 0
-        np.testing.assert_array_equal(local, domain.j[plan.decode] < domain.n_owned)
-        there = directed[plan.reverse_local[local]]
-        here = directed[plan.decode[local]]
+        local = plan.decode[domain.pairs.j[plan.decode] < domain.n_owned]
+        there = directed[plan.reverse(local)]
+        here = directed[local]
         np.testing.assert_array_equal(there, np.column_stack([here[:, 1], here[:, 0], -here[:, 2:]]))
 
 
 def test_decoding_is_shared_evenly(world: World) -> None:
     domain, partition = domain_of("bilayer", world)
     plan = PairPlan.build(world, partition, domain)
-    assert abs(len(plan.decode) / (len(domain.i) / 2) - 1) < 0.1
+    assert abs(len(plan.decode) / (len(domain.pairs) / 2) - 1) < 0.1
 
 
 def test_blocks_come_in_row_order_with_onsite(world: World) -> None:
@@ -53,12 +52,13 @@ def test_blocks_come_in_row_order_with_onsite(world: World) -> None:
         pairs = pairs_global(domain)
         rows = [(i, j, a, b, c) for a, b, c, i, j in pairs.tolist()]
         assert rows == sorted(rows)
-        assert len(set(rows)) == domain.n_owned + len(domain.i)
+        assert len(set(rows)) == domain.n_owned + len(domain.pairs)
         assert {(i, i, 0, 0, 0) for i in domain.owned.tolist()} <= set(rows)
         plan = PairPlan.build(world, partition, domain)
-        np.testing.assert_array_equal(pairs[plan.blocks, 3], domain.atoms[domain.i])
-        np.testing.assert_array_equal(pairs[plan.blocks, 4], domain.atoms[domain.j])
-        np.testing.assert_array_equal(pairs[plan.blocks, :3], domain.R)
+        blocks = plan.blocks(np.arange(len(domain.pairs)))
+        np.testing.assert_array_equal(pairs[blocks, 3], domain.atoms[domain.pairs.i])
+        np.testing.assert_array_equal(pairs[blocks, 4], domain.atoms[domain.pairs.j])
+        np.testing.assert_array_equal(pairs[blocks, :3], domain.pairs.R)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
@@ -71,11 +71,14 @@ def test_transposes_fill_every_block(world: World, dtype: type, monkeypatch: pyt
         orbitals = np.array([4, 9, 13])[(np.arange(len(partition.owner)) * 7 + CASES[name][0].numbers) % 3]
         blocks = BlockSet.allocate(pairs_global(domain), orbitals, dtype)
         expected = values(blocks, orbitals)
-        given = np.ones(len(blocks), dtype=bool)
-        given[plan.blocks] = False
-        given[plan.blocks[plan.decode]] = True
+        given = np.zeros(len(blocks), dtype=bool)
+        given[onsite_blocks(domain)] = True
+        assert given.sum() == domain.n_owned
+        given[plan.blocks(plan.decode)] = True
         blocks.entries[:] = np.where(np.repeat(given, np.diff(blocks.offsets)), expected, np.nan)
-        plan.scatter_transposes(blocks, orbitals)
+        for part in np.array_split(plan.decode, 3):
+            plan.write_transposes(blocks, orbitals, part)
+        plan.exchange_transposes(blocks, orbitals)
         np.testing.assert_array_equal(blocks.entries, expected)
 
 

@@ -13,7 +13,7 @@ from deeph_mpi.domain.pairs import PairPlan
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.errors import ModelError
-from deeph_mpi.model.predict import predict, predict_alone
+from deeph_mpi.model.predict import allocate_rows, predict, predict_alone
 from deeph_mpi.model.ranges import check_ranges
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
@@ -53,7 +53,8 @@ def test_same_blocks_as_one_rank(world: World, name: str, dtype: torch.dtype, to
     if name.startswith("two") and world.size > 2:
         assert world.comm.allreduce(domain.n_owned == 0) == world.size - 2
     plan = PairPlan.build(world, partition, domain)
-    found = predict(world, model, domain, plan, orbitals)[:2]
+    found = allocate_rows(domain, orbitals)
+    predict(world, model, domain, plan, orbitals, found)
     for blocks in found:
         assert (partition.owner[blocks.pairs[:, 3]] == world.rank).all()
     merged = [world.comm.gather(blocks.as_dict(orbitals)) for blocks in found]
