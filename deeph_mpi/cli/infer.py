@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from deeph_mpi.cli.session import ConfigFile, Job, Overrides
 from deeph_mpi.parallel.world import World
 
 __all__ = ["infer"]
 
 
-def infer(config: ConfigFile, overrides: Overrides = None) -> Job:
+def infer(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="run no network: print what each rank would need and take")
+    ] = False,
+    ranks: Annotated[int | None, typer.Option(min=1, help="ranks to plan for (default: as many as run this)")] = None,
+    latency: Annotated[float, typer.Option(min=0, help="of a message between ranks, µs; for --plan")] = 2.0,
+    bandwidth: Annotated[float, typer.Option(min=0.001, help="of one rank's link, GB/s; for --plan")] = 12.5,
+) -> Job:
     """Predict H and S of a structure and compute its states."""
+    if ranks is not None and not plan:
+        raise typer.BadParameter("--ranks goes with --plan: mpirun decides how many ranks a job has")
 
     def job(world: World) -> None:
         from deeph_mpi.config import InferConfig, load
 
         checked = world.on_root(load, config, InferConfig, overrides or [])
+        if plan:
+            from deeph_mpi.plan import Interconnect, infer_plan
+
+            infer_plan(checked, world, ranks, Interconnect(1e-6 * latency, 1e9 * bandwidth))
+            return
         from deeph_mpi.infer import infer as run  # heavy: not before the configuration is known to be good
 
         run(checked, world)

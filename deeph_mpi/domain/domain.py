@@ -18,7 +18,7 @@ from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Domain", "Edges", "LocalAtoms", "build_domain", "local_atoms"]
 
-CHUNK_ATOMS = 10_000  # whose neighbours are looked for at a time
+GROUP = 8_000  # atoms that are worked on at a time
 CHUNK_EDGES = 1 << 20
 
 
@@ -31,7 +31,7 @@ class Edges:
     Attributes:
         i: (n,) int32, below the number of owned atoms.
         j: (n,) int32, owned or ghost; all periodic images of an atom share one row.
-        R: (n, 3) int16 cells.
+        R: (n, 3) int8 or int16 cells.
         positions: (n_local, 3) float64, Å.
         cell: (3, 3) float64, Å.
     """
@@ -67,6 +67,7 @@ class LocalAtoms:
             within the pair radii only; ghosts by owner, then by index.
         n_owned: number of owned atoms.
         n_message: number of owned atoms and message ghosts.
+        groups: the owned rows in compact groups of bounded size, each ascending; at least one.
         pairs: edges within the pair radii, those of the Hamiltonian.
         messages: edges within the message radius, those of the network.
     """
@@ -74,6 +75,7 @@ class LocalAtoms:
     atoms: np.ndarray
     n_owned: int
     n_message: int
+    groups: list[np.ndarray]
     pairs: Edges
     messages: Edges
 
@@ -87,6 +89,7 @@ class Domain:
             within the pair radii only; ghosts by owner, then by index.
         n_owned: number of owned atoms.
         n_message: number of owned atoms and message ghosts.
+        groups: the owned rows in compact groups of bounded size, each ascending; at least one.
         numbers: (n_local,) int64 atomic numbers.
         pairs: directed pairs from owned atoms within the pair radii, those of the Hamiltonian.
         messages: directed edges from owned atoms within the message radius; `j` is below `n_message`.
@@ -97,6 +100,7 @@ class Domain:
     atoms: np.ndarray
     n_owned: int
     n_message: int
+    groups: list[np.ndarray]
     numbers: np.ndarray
     pairs: Edges
     messages: Edges
@@ -140,6 +144,7 @@ def build_domain(world: World, structure: Structure, partition: Partition, r_mes
         atoms=local.atoms,
         n_owned=local.n_owned,
         n_message=local.n_message,
+        groups=local.groups,
         numbers=structure.numbers[local.atoms],
         pairs=local.pairs,
         messages=local.messages,
@@ -157,7 +162,8 @@ def local_atoms(structure: Structure, partition: Partition, rank: int, r_message
     reach = {(a, b): max(r_message, table.radii[m, n]) for m, a in enumerate(elements) for n, b in enumerate(elements)}
     wrapped = wrap(structure)
     pairs, messages = _Found(), _Found()
-    for rows in _pieces(structure, owned):
+    groups = _groups(structure, owned)
+    for rows in groups:
         found = neighbour_pairs(structure, owned[rows], reach, wrapped)
         starts = rows[np.searchsorted(owned[rows], found.i)]
         in_pair = found.distances <= table.of(z[found.i], z[found.j])
@@ -172,6 +178,7 @@ def local_atoms(structure: Structure, partition: Partition, rank: int, r_message
         atoms=atoms,
         n_owned=len(owned),
         n_message=len(owned) + len(message_ghosts),
+        groups=groups,
         pairs=Edges(*pairs.ordered(local), positions, structure.cell),
         messages=Edges(*messages.ordered(local), positions, structure.cell),
     )
@@ -185,7 +192,8 @@ class _Found:
 
     def add(self, i: np.ndarray, j: np.ndarray, R: np.ndarray) -> None:
         """Edges of atoms that come in no other piece, sorted."""
-        self.parts.append((i.astype(np.int32), j.astype(np.int32), R.astype(np.int16)))
+        small = np.int8 if np.abs(R).max(initial=0) < 128 else np.int16
+        self.parts.append((i.astype(np.int32), j.astype(np.int32), R.astype(small)))
 
     def partners(self) -> np.ndarray:
         """Each once, ascending."""
@@ -203,9 +211,9 @@ class _Found:
         return i, j, R
 
 
-def _pieces(structure: Structure, owned: np.ndarray) -> list[np.ndarray]:
+def _groups(structure: Structure, owned: np.ndarray) -> list[np.ndarray]:
     """Rows of `owned` in compact groups, each ascending; at least one group."""
-    count = -(-len(owned) // CHUNK_ATOMS)
+    count = -(-len(owned) // GROUP)
     if count <= 1:
         return [np.arange(len(owned))]
     part = Structure(structure.numbers[owned], structure.positions[owned], structure.cell, structure.pbc)

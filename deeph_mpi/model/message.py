@@ -70,9 +70,11 @@ class BondFrame(nn.Module):
             differences.append(near - far)
         return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])
 
-    def add_to_atoms(self, packed: Tensor, bonds: Bonds, into: tuple[Tensor, Tensor]) -> None:
+    def add_to_atoms(
+        self, packed: Tensor, bonds: Bonds, into: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor]
+    ) -> None:
         """Turn packed features of both directions (2n, dimension) from their outward frames into the lab frame, and add
-        those of the first half to the rows `bonds.i`, those of the second to `bonds.j`, of natural and pseudo sums."""
+        those of either half to their `rows`, (n,) each, of natural and pseudo sums."""
         ends = self.unpack(packed)
         for features, target, rotation, signs in (
             (ends[0], into[0], bonds.natural, self.natural_signs),
@@ -80,8 +82,8 @@ class BondFrame(nn.Module):
         ):
             near, far = features.chunk(2)
             back = rotation.transpose(1, 2)
-            target.index_add_(0, bonds.i, torch.bmm(back, near))
-            target.index_add_(0, bonds.j, torch.bmm(back, far * signs.to(packed.dtype)))
+            target.index_add_(0, rows[0], torch.bmm(back, near))
+            target.index_add_(0, rows[1], torch.bmm(back, far * signs.to(packed.dtype)))
 
 
 class BondFactors(nn.Module):
@@ -132,12 +134,20 @@ class MessageLayer(nn.Module):
         self.update = FeedForward(layout, 2 * layout.channels)
         self.scale = settings.neighbours**-0.5
 
-    def messages(self, natural: Tensor, pseudo: Tensor, bonds: Bonds, into: tuple[Tensor, Tensor]) -> None:
-        """Add the messages of `bonds` between normalized features to the sums `into` (one row per local atom)."""
+    def messages(
+        self,
+        natural: Tensor,
+        pseudo: Tensor,
+        bonds: Bonds,
+        into: tuple[Tensor, Tensor],
+        rows: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Add the messages of `bonds` between normalized features to the sums `into`, to the rows `bonds.i` and `bonds.j` or
+        to other `rows` of theirs."""
         total, difference = self.frame(natural, pseudo, bonds)
         hidden = self.convolution(total, difference, self.factors(natural[:, 0], bonds))
         weight = (bonds.envelope * self.scale).repeat(2, 1)
-        self.frame.add_to_atoms(self.readout(hidden * weight), bonds, into)
+        self.frame.add_to_atoms(self.readout(hidden * weight), bonds, into, rows or (bonds.i, bonds.j))
 
     def finish(self, natural: Tensor, pseudo: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Update features of owned atoms from their summed messages."""

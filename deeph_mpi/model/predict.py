@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.data.ragged import spread
 from deeph_mpi.domain.domain import Domain, build_domain
 from deeph_mpi.domain.halo import HaloExchange
 from deeph_mpi.domain.pairs import PairPlan, decoded_from_i, onsite_blocks, pairs_global
@@ -127,22 +128,26 @@ def predict(
     with world.together():
         species = model.species(domain.numbers).to(device)
     owned = species[: domain.n_owned]
-    messages = _MessageBonds(model, domain, chunk, device)
+    groups = _group_bonds(domain)
     state = network.start(owned)
     for layer in network.layers:
         assert isinstance(layer, MessageLayer)
         normalized, arrive = _normalized(layer.norm, state, domain.message_halo)
-        sums = (torch.zeros_like(normalized[0]), torch.zeros_like(normalized[1]))
-        for bonds in messages.within():
-            layer.messages(*normalized, bonds, sums)
-        arrive()
-        for bonds in messages.across():
-            layer.messages(*normalized, bonds, sums)
-        del normalized
-        for part in _atoms(domain.n_owned):
-            done = layer.finish(state[0][part], state[1][part], (sums[0][part], sums[1][part]))
-            state[0][part], state[1][part] = done
-        del sums
+        for number, group in enumerate(groups):
+            sums = (normalized[0].new_zeros(len(group.atoms) + 1, *state[0].shape[1:]),
+                    normalized[1].new_zeros(len(group.atoms) + 1, *state[1].shape[1:]))  # fmt: skip
+            for bonds, rows_of in _bonds(model, domain, group, group.within, chunk, device):
+                layer.messages(*normalized, bonds, sums, rows_of)
+            if number == 0:
+                arrive()
+            for bonds, rows_of in _bonds(model, domain, group, group.across, chunk, device):
+                layer.messages(*normalized, bonds, sums, rows_of)
+            atoms = torch.tensor(group.atoms, device=device)
+            for part in _atoms(len(atoms)):
+                own = atoms[part]
+                done = layer.finish(state[0][own], state[1][own], (sums[0][part], sums[1][part]))
+                state[0][own], state[1][own] = done
+        del normalized, sums
     normalized, arrive = _normalized(network.pair_norm, state, domain.pair_halo)
     novelty = None
     if model.novelty is not None:
@@ -178,46 +183,56 @@ def _normalized(norm: EquivariantNorm, state: Features, halo: HaloExchange) -> t
 def message_rows(domain: Domain) -> tuple[Tensor, Tensor, Tensor]:
     """Message bonds of a domain, each between owned atoms once, those to ghosts as they are: local rows i, j (n,) int64 and
     vectors (n, 3) float64 Å."""
-    once = np.concatenate(_bonds_once(domain))
     edges = domain.messages
+    once = decoded_from_i(domain.atoms[edges.i], domain.atoms[edges.j], edges.R) | (edges.j >= domain.n_owned)
     i, j = (torch.tensor(ends[once].astype(np.int64)) for ends in (edges.i, edges.j))
     return i, j, torch.tensor(edges.vectors(once))
 
 
-def _bonds_once(domain: Domain) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `domain.messages`, int32: bonds between owned atoms, each once, and those to ghosts."""
+class _Group(NamedTuple):
+    """Messages that reach a group of atoms.
+
+    Attributes:
+        atoms: (n,) rows of the group.
+        within: (n,) int32 rows of `domain.messages`: bonds between owned atoms. Those inside of the group once; those to
+            other groups in one direction, as each group sums up its own: bonds between groups are evaluated twice, which
+            costs less than to keep the sums of all atoms.
+        across: the same to ghosts.
+    """
+
+    atoms: np.ndarray
+    within: np.ndarray
+    across: np.ndarray
+
+
+def _group_bonds(domain: Domain) -> list[_Group]:
     edges = domain.messages
-    within, across = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
-    for part in edges.chunks():
-        ghost = edges.j[part] >= domain.n_owned
-        once = decoded_from_i(domain.atoms[edges.i[part]], domain.atoms[edges.j[part]], edges.R[part])
-        within.append((np.flatnonzero(once & ~ghost) + part.start).astype(np.int32))
-        across.append((np.flatnonzero(ghost) + part.start).astype(np.int32))
-    return np.concatenate(within), np.concatenate(across)
+    first = np.searchsorted(edges.i, np.arange(domain.n_owned + 1))
+    groups = []
+    for atoms in domain.groups:
+        inside = np.zeros(domain.n_local, dtype=bool)
+        inside[atoms] = True
+        rows = spread(first[atoms], np.diff(first)[atoms])
+        j = edges.j[rows]
+        once = decoded_from_i(domain.atoms[edges.i[rows]], domain.atoms[j], edges.R[rows]) | ~inside[j]
+        ghost = j >= domain.n_owned
+        groups.append(_Group(atoms, rows[once & ~ghost].astype(np.int32), rows[ghost].astype(np.int32)))
+    return groups
 
 
-class _MessageBonds:
-    """Gives the message bonds of a domain in chunks."""
-
-    def __init__(self, model: HamiltonianModel, domain: Domain, chunk: int, device: torch.device) -> None:
-        self.model, self.edges, self.chunk, self.device = model, domain.messages, chunk, device
-        self.rows = _bonds_once(domain)
-
-    def within(self) -> Iterator[Bonds]:
-        """Between owned atoms."""
-        return self._bonds(self.rows[0])
-
-    def across(self) -> Iterator[Bonds]:
-        """To ghosts."""
-        return self._bonds(self.rows[1])
-
-    def _bonds(self, rows: np.ndarray) -> Iterator[Bonds]:
-        edges = self.edges
-        for start in range(0, len(rows), self.chunk):
-            part = rows[start : start + self.chunk]
-            i, j = (torch.tensor(ends[part].astype(np.int64), device=self.device) for ends in (edges.i, edges.j))
-            vectors = torch.tensor(edges.vectors(part), device=self.device)
-            yield self.model.network.message_geometry(i, j, vectors, self.model.dtype)
+def _bonds(
+    model: HamiltonianModel, domain: Domain, group: _Group, rows: np.ndarray, chunk: int, device: torch.device
+) -> Iterator[tuple[Bonds, tuple[Tensor, Tensor]]]:
+    """Some bonds of a group in chunks, with the rows of its sums where their two ends go; the last row is for others."""
+    edges = domain.messages
+    place = np.full(domain.n_local, len(group.atoms), dtype=np.int64)
+    place[group.atoms] = np.arange(len(group.atoms))
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        ends = edges.i[part].astype(np.int64), edges.j[part].astype(np.int64)
+        vectors = torch.tensor(edges.vectors(part), device=device)
+        i, j, *into = (torch.tensor(x, device=device) for x in (*ends, place[ends[0]], place[ends[1]]))
+        yield model.network.message_geometry(i, j, vectors, model.dtype), (into[0], into[1])
 
 
 def exchange_features(halo: HaloExchange, features: Features) -> Features:

@@ -72,6 +72,26 @@ def test_same_blocks_as_one_rank(world: World, name: str, dtype: torch.dtype, to
             assert np.array_equal(block.T, whole[-a, -b, -c, j, i])
 
 
+def test_small_groups_and_chunks_change_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bonds between groups of atoms are evaluated from both sides: each atom must still get every message once."""
+    structure, model = STRUCTURES["bulk"], random_model()
+    orbitals = ORBITALS.orbitals(structure.numbers)
+    partition = partition_atoms(structure, np.ones(len(structure)), world.size)
+    found = []
+    for group, atoms in ((8_000, 2048), (7, 3)):
+        monkeypatch.setattr("deeph_mpi.domain.domain.GROUP", group)
+        monkeypatch.setattr("deeph_mpi.model.predict.ATOMS", atoms)
+        domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
+        assert len(domain.groups) == -(-domain.n_owned // group)
+        rows = allocate_rows(domain, orbitals)
+        predict(world, model, domain, PairPlan.build(world, partition, domain), orbitals, rows, 1e-4)
+        found.append(rows)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.pairs, other.pairs)
+        assert np.abs(one.entries - other.entries).max() < 1e-10
+        assert np.abs(one.entries).max() > 0.1
+
+
 def test_short_bonds_and_unknown_pairs(world: World) -> None:
     structure, model = slab(), random_model()
     partition = partition_atoms(structure, np.ones(48), world.size)
