@@ -285,7 +285,7 @@ class NetworkSection(Section):
     hidden: int = key(32, "width of the hidden features of a message", ge=2)
     decoder_hidden: int = key(48, "width of the hidden features of a Hamiltonian block", ge=2)
     m_max: int = key(2, "largest |m| about the bond that messages carry", ge=0)
-    r_message: float = key(5.5, "radius of the messages", unit="Å", gt=0)
+    r_message: float = key(4.5, "radius of the messages", unit="Å", gt=0)
     radial: int = key(16, "radial basis functions", ge=2)
 
 

@@ -18,14 +18,14 @@ from deeph_mpi.config import InferConfig
 from deeph_mpi.domain.domain import GROUP, LocalAtoms, build_domain, local_atoms
 from deeph_mpi.domain.fill import factor_fill
 from deeph_mpi.domain.metis import partition_atoms_metis
-from deeph_mpi.domain.pairs import PairPlan
+from deeph_mpi.domain.pairs import PairPlan, decoded_from_i
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.errors import StructureError
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.model import HamiltonianModel
-from deeph_mpi.model.predict import allocate_rows, bonds_per_chunk, predict
+from deeph_mpi.model.predict import allocate_rows, bonds_per_chunk, bytes_per_bond, predict
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.structure.read import read_structure
@@ -147,13 +147,15 @@ def plan_parts(
 
 
 def _counts(local: LocalAtoms, partition: Partition, part: int, orbitals: np.ndarray) -> PartPlan:
-    rows, sizes = orbitals[local.atoms], np.zeros(3, dtype=np.int64)
-    blocks = 0
-    step = local.pairs.chunks()
-    for some in step:
+    rows = orbitals[local.atoms]
+    elements = shared = decoded = blocks = 0
+    for some in local.pairs.chunks():
         i, j = local.pairs.i[some], local.pairs.j[some]
+        here = decoded_from_i(local.atoms[i], local.atoms[j], local.pairs.R[some])
         each = rows[i] * rows[j]
-        sizes += each.sum(), each[j >= local.n_owned].sum() // 2, len(i)
+        elements += int(each.sum())
+        shared += int(each[(j >= local.n_owned) & ~here].sum())
+        decoded += int(np.count_nonzero(here))
     first = np.searchsorted(local.pairs.i, np.arange(local.n_owned + 1))
     for start in range(0, local.n_owned, GROUP):
         stop = min(start + GROUP, local.n_owned)
@@ -172,13 +174,13 @@ def _counts(local: LocalAtoms, partition: Partition, part: int, orbitals: np.nda
         atoms=local.n_owned,
         message_ghosts=local.n_message - local.n_owned,
         ghosts=len(local.atoms) - local.n_owned,
-        neighbours=len(np.unique(partition.owner[local.atoms])) - 1,
+        neighbours=len(np.setdiff1d(partition.owner[local.atoms], part)),
         bonds=inside // 2 + len(local.messages) - inside,
         pairs=len(local.pairs),
-        decoded=len(local.pairs) // 2,
+        decoded=decoded,
         orbitals=int(rows[: local.n_owned].sum()),
-        elements=int(sizes[0]) + onsite,
-        shared=int(sizes[1]),
+        elements=elements + onsite,
+        shared=shared,
         nonzeros=blocks,
     )
 
@@ -274,6 +276,11 @@ def _report(
     row("features", [_features(model, p) for p in parts], "B")
     row("lists of pairs", [_lists(p) for p in parts], "B")
     row("temporaries", [_temporaries(model, config.model.memory_gb)] * len(parts), "B")
+    row(
+        "all of these",
+        [_features(model, p) + _lists(p) + _temporaries(model, config.model.memory_gb) for p in parts],
+        "B",
+    )
     if config.output.hamiltonian == "deeph" or config.solve.enabled or config.output.hamiltonian == "petsc":
         where = "rows of H and S" + (", on disk" if config.output.hamiltonian == "deeph" else "")
         row(where, [_rows(config, p) for p in parts], "B")
@@ -328,8 +335,8 @@ def _lists(part: PartPlan) -> float:
 
 
 def _temporaries(model: HamiltonianModel, memory_gb: float) -> float:
-    wide = 2 * model.settings.node_layout().sectors.dimension + 2 * model.network.pair_convolution.gate.wide.dimension
-    return 12.0 * wide * bonds_per_chunk(model, memory_gb) * torch.finfo(model.dtype).bits / 8
+    """Of the bonds that are worked on at a time."""
+    return float(bytes_per_bond(model) * bonds_per_chunk(model, memory_gb))
 
 
 def _rows(config: InferConfig, part: PartPlan) -> float:

@@ -135,6 +135,42 @@ def test_a_given_overlap_replaces_the_table(folder: Path) -> None:
     assert max(np.abs(expected - energy).min() for energy in found[:12]) < 1e-8
 
 
+def test_rows_may_be_kept_in_single_precision_or_not_at_all(folder: Path) -> None:
+    reference = read_system(folder / "out1")
+    assert reference.hamiltonian is not None
+    infer(folder, 2, "--set", "solve.enabled=false", "--set", "output.dtype=float32", "--set", "output.directory=half")
+    found = read_system(folder / "half").hamiltonian
+    assert found is not None
+    assert found.entries.dtype == np.float32
+    assert np.array_equal(found.pairs, reference.hamiltonian.pairs)
+    size = np.abs(reference.hamiltonian.entries).max()
+    assert np.abs(found.entries - reference.hamiltonian.entries).max() < 2e-7 * size
+    infer(
+        folder, 2, "--set", "solve.enabled=false", "--set", "output.hamiltonian=none", "--set", "output.directory=bare"
+    )
+    assert [path.name for path in (folder / "bare").iterdir()] == ["environments.extxyz"]
+
+
+def test_a_plan_runs_no_network(folder: Path) -> None:
+    (folder / "plan.toml").write_text(INFER.format(checkpoint=CHECKPOINT, ranks="plan"))
+    run = deeph_mpi(2, "infer", "plan.toml", "--plan", "--ranks", "3", cwd=folder)
+    assert run.returncode == 0, run.stdout
+    assert "plan for 28 atoms on 3 rank(s)" in run.stdout
+    rows = {line.split("  ")[0]: line.split()[-3:] for line in run.stdout.splitlines() if line.count("  ") > 2}
+    assert float(rows["atoms"][0]) == 9.0  # 28 / 3, rounded
+    assert float(rows["neighbouring ranks"][2]) == 2.0
+    reference = read_system(folder / "out1").hamiltonian
+    assert reference is not None
+    assert abs(3 * float(rows["directed pairs"][0]) - (len(reference.pairs) - 28)) <= 2
+    assert not (folder / "outplan").exists()
+    run = deeph_mpi(1, "infer", "plan.toml", "--plan", "--ranks", "29", cwd=folder)
+    assert run.returncode
+    assert "29 ranks are more than the 28 atoms" in run.stdout
+    run = deeph_mpi(1, "infer", "plan.toml", "--ranks", "2", cwd=folder)
+    assert run.returncode
+    assert "--ranks goes with --plan" in run.stdout
+
+
 def test_foreign_matrices_are_not_overwritten(folder: Path) -> None:
     shutil.copytree(DATA / "ab_bilayer", folder / "precious")
     run = deeph_mpi(1, "infer", "infer1.toml", "--set", "output.directory=precious", cwd=folder)

@@ -99,14 +99,17 @@ class RowFile:
 
     def _map(self, key: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
         """A new dataset, zero, on disk space that is there, as an array."""
-        with h5py.File(self._temporary, "a") as file:
-            properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            properties.set_layout(h5py.h5d.CONTIGUOUS)
-            properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
-            dataset = h5py.h5d.create(file.id, key.encode(), kind, h5py.h5s.create_simple(shape), properties)
-            offset = dataset.get_offset()
+        try:
+            with h5py.File(self._temporary, "a") as file:
+                properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                properties.set_layout(h5py.h5d.CONTIGUOUS)
+                properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+                dataset = h5py.h5d.create(file.id, key.encode(), kind, h5py.h5s.create_simple(shape), properties)
+                offset = dataset.get_offset()
+        except RuntimeError as error:  # HDF5's, when a file cannot be closed
+            raise DataError(f"'{self._temporary}' cannot be written (is the disk full?): {error}") from None
         if not np.prod(shape):
             return np.zeros(shape, dtype=dtype)
         length = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -155,11 +155,12 @@ def eigenvalues(system: DeephSystem) -> list[list[float]]:
 
 def make(recipe: Recipe, number: int, arguments: argparse.Namespace) -> None:
     """Make one structure, unless it is there."""
-    target = arguments.out / f"{number:03d}"
+    name = f"{number + arguments.names_from:03d}"
+    target = arguments.out / name
     if target.is_dir():
         print(f"{target}: there already", flush=True)
         return
-    scratch = arguments.out / f"{number:03d}.cp2k"
+    scratch = arguments.out / f"{name}.cp2k"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     structure = recipe.build(np.random.default_rng([arguments.seed, number]))
@@ -171,7 +172,7 @@ def make(recipe: Recipe, number: int, arguments: argparse.Namespace) -> None:
         sys.exit(f"make_data: '{arguments.cp2k}' ended with code {code}; see {scratch / 'run.out'}")
     kept = read_cp2k(scratch, cutoff=recipe.cutoff)
     reference = {"kpoints": KPOINTS, "eigenvalues_eV": eigenvalues(read_cp2k(scratch))}
-    partial = arguments.out / f"{number:03d}.partial"
+    partial = arguments.out / f"{name}.partial"
     write_system(partial, kept, np.float32, compress=True)
     (partial / "reference.json").write_text(json.dumps(reference) + "\n")
     partial.rename(target)
@@ -185,6 +186,7 @@ def main() -> None:
     parser.add_argument("system", choices=RECIPES)
     parser.add_argument("--count", type=int, default=1, help="how many structures (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the random structures (default 0)")
+    parser.add_argument("--names-from", type=int, default=0, help="number that names the first one (default 0)")
     parser.add_argument(
         "--cp2k", default="cp2k.psmp", help="command that runs CP2K, with its launcher (default cp2k.psmp)"
     )
