@@ -31,7 +31,7 @@ from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.structure.read import read_structure
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["Interconnect", "PartPlan", "Rates", "calibrate", "infer_plan", "plan_parts"]
+__all__ = ["Interconnect", "PartPlan", "Rates", "calibrate", "counts", "feature_bytes", "infer_plan", "plan_parts"]
 
 log = logging.getLogger(__name__)
 
@@ -139,14 +139,15 @@ def plan_parts(
     with world.together():
         for part in range(world.rank, partition.size, world.size):
             local = local_atoms(structure, partition, part, model.settings.r_message, model.radii)
-            mine[part] = _counts(local, partition, part, orbitals)
+            mine[part] = counts(local, partition, part, orbitals)
     everything: dict[int, PartPlan] = {}
     for found in world.comm.allgather(mine):
         everything |= found
     return [everything[part] for part in range(partition.size)]
 
 
-def _counts(local: LocalAtoms, partition: Partition, part: int, orbitals: np.ndarray) -> PartPlan:
+def counts(local: LocalAtoms, partition: Partition, part: int, orbitals: np.ndarray) -> PartPlan:
+    """Counts of one part of a partition, from its domain. Not collective."""
     rows = orbitals[local.atoms]
     elements = shared = decoded = blocks = 0
     for some in local.pairs.chunks():
@@ -272,7 +273,7 @@ def _report(
     row("directed pairs", [p.pairs for p in parts])
     row("orbitals", [p.orbitals for p in parts])
     row("non-zeros of H at Γ", [p.nonzeros for p in parts])
-    width = _feature_bytes(model)
+    width = feature_bytes(model)
     row("features", [_features(model, p) for p in parts], "B")
     row("lists of pairs", [_lists(p) for p in parts], "B")
     row("temporaries", [_temporaries(model, config.model.memory_gb)] * len(parts), "B")
@@ -317,7 +318,8 @@ def _engineering(value: float) -> str:
     return f"{value:.3g}  "
 
 
-def _feature_bytes(model: HamiltonianModel) -> int:
+def feature_bytes(model: HamiltonianModel) -> int:
+    """Features of one atom."""
     layout = model.settings.node_layout()
     numbers = (layout.l_max + 1) ** 2 * layout.channels + ((layout.l_pseudo + 1) ** 2 - 1) * layout.pseudo_channels
     return numbers * torch.finfo(model.dtype).bits // 8
@@ -326,7 +328,7 @@ def _feature_bytes(model: HamiltonianModel) -> int:
 def _features(model: HamiltonianModel, part: PartPlan) -> float:
     """Features of the atoms, normalized ones with ghosts, and sums of one group, while messages are passed."""
     rows = part.atoms + max(part.atoms + part.message_ghosts, part.ghosts) + min(part.atoms, GROUP)
-    return float(rows * _feature_bytes(model))
+    return float(rows * feature_bytes(model))
 
 
 def _lists(part: PartPlan) -> float:
