@@ -36,8 +36,18 @@ class _MappedBlocks(BlockSet):
     def release(self) -> None:
         """Take written entries out of this process' memory; the kernel keeps them until they are on disk."""
         self.writes += 1
-        if self.mapping is not None and self.writes % _WRITES == 0 and hasattr(mmap, "MADV_DONTNEED"):
-            self.mapping._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        if self.writes % _WRITES == 0:
+            for part in (self.mapping, self.offsets):
+                _release(part)
+
+
+def _release(array: np.ndarray | None) -> None:
+    """Take a mapped file out of this process' memory; what was written stays with the kernel."""
+    base = array
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    if isinstance(base, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 class RowFile:
@@ -94,6 +104,8 @@ class RowFile:
                 offsets[part.start + 1 : part.stop + 1] = ends
                 total = int(ends[-1])
             entries = self._map("entries", (total,), np.dtype(dtype))
+        for table in (pairs, offsets, self._shapes):
+            _release(table)
         mapping = entries if isinstance(entries, np.memmap) else None
         self.blocks: BlockSet = _MappedBlocks(np.asarray(pairs), np.asarray(offsets), np.asarray(entries), mapping)
 
