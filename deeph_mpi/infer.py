@@ -24,7 +24,7 @@ from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.predict import allocate_rows, predict
 from deeph_mpi.model.ranges import check_ranges
 from deeph_mpi.parallel import World
-from deeph_mpi.parallel.memory import keep_freed_memory
+from deeph_mpi.parallel.memory import keep_freed_memory, return_freed_memory
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.torch_group import rank_device
 from deeph_mpi.results.environments import report_environments
@@ -71,6 +71,7 @@ def infer(config: InferConfig, world: World) -> None:
         warnings = check_ranges(world, model, domain)
         for warning in warnings if world.is_root else ():
             log.warning("extrapolating: %s", warning)
+        return_freed_memory()
 
     keep, directory = config.output.hamiltonian, config.output.directory
     assemble = config.solve.enabled or keep == "petsc"
@@ -93,6 +94,7 @@ def infer(config: InferConfig, world: World) -> None:
             s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, partition.owner)
             h, s = on_common_pairs(h, s, orbitals)
     del rows, domain, plan
+    return_freed_memory()
 
     if assemble and h is not None and s is not None:
         from deeph_mpi.assembly.export import write_petsc

@@ -22,6 +22,7 @@ from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Features
 from deeph_mpi.model.o3 import EquivariantNorm
 from deeph_mpi.parallel import World
+from deeph_mpi.parallel.progress import Progress, progress
 from deeph_mpi.structure.structure import Structure
 
 __all__ = [
@@ -128,8 +129,29 @@ def predict(
     chunk = bonds_per_chunk(model, memory_gb)
     with world.together():
         species = model.species(domain.numbers).to(device)
-    owned = species[: domain.n_owned]
     groups = _group_bonds(domain)
+    bonds_of_layer = sum(len(group.within) + len(group.across) for group in groups)
+    with progress(
+        world, "network: bonds of all layers and pairs", len(network.layers) * bonds_of_layer + len(plan.decode)
+    ) as bar:
+        return _predict(world, model, domain, plan, orbitals, rows, chunk, device, species, groups, bar)
+
+
+def _predict(
+    world: World,
+    model: HamiltonianModel,
+    domain: Domain,
+    plan: PairPlan,
+    orbitals: np.ndarray,
+    rows: tuple[BlockSet, BlockSet] | None,
+    chunk: int,
+    device: torch.device,
+    species: Tensor,
+    groups: list[_Group],
+    bar: Progress,
+) -> Prediction:
+    network = model.network
+    owned = species[: domain.n_owned]
     state = network.start(owned)
     for layer in network.layers:
         assert isinstance(layer, MessageLayer)
@@ -139,10 +161,12 @@ def predict(
                     normalized[1].new_zeros(len(group.atoms) + 1, *state[1].shape[1:]))  # fmt: skip
             for bonds, rows_of in _bonds(model, domain, group, group.within, chunk, device):
                 layer.messages(*normalized, bonds, sums, rows_of)
+                bar.advance(len(bonds))
             if number == 0:
                 arrive()
             for bonds, rows_of in _bonds(model, domain, group, group.across, chunk, device):
                 layer.messages(*normalized, bonds, sums, rows_of)
+                bar.advance(len(bonds))
             atoms = torch.tensor(group.atoms, device=device)
             for part in _atoms(len(atoms)):
                 own = atoms[part]
@@ -159,7 +183,7 @@ def predict(
     del state
     arrive()
     with world.together():
-        _decode_pairs(model, domain, plan, normalized, species, chunk, orbitals, rows)
+        _decode_pairs(model, domain, plan, normalized, species, chunk, orbitals, rows, bar)
     del normalized
     if rows is None:
         return Prediction(None, None, novelty)
@@ -258,6 +282,7 @@ def _decode_pairs(
     chunk: int,
     orbitals: np.ndarray,
     rows: tuple[BlockSet, BlockSet] | None,
+    bar: Progress,
 ) -> None:
     """Evaluate the pairs that are this rank's to decode, and write them and their transposes into its rows."""
     device = species.device
@@ -269,6 +294,7 @@ def _decode_pairs(
         bonds = model.network.pair_geometry(i, j, vectors, model.dtype)
         correction = model.network.pairs(normalized, bonds, kinds)
         results = model.pair_blocks(correction, vectors, kinds)
+        bar.advance(len(part))
         _check_finite(results[0])
         if rows is None:
             continue
