@@ -40,6 +40,7 @@ def main() -> None:
     from deeph_mpi.domain.partition import Partition
     from deeph_mpi.model.checkpoint import load_checkpoint
     from deeph_mpi.model.predict import allocate_rows, predict
+    from deeph_mpi.model.timing import timed_methods
     from deeph_mpi.parallel import World
     from deeph_mpi.parallel.memory import keep_freed_memory
     from deeph_mpi.structure.read import read_structure
@@ -68,14 +69,15 @@ def main() -> None:
         predict(world, model, domain, plan, orbitals, rows, arguments.memory_gb)
 
     gemm, copy = _rates(torch)
+    network = model.network
+    kernels = [(layer, "messages", "messages") for layer in network.layers]
+    kernels += [(layer, "finish", "atoms") for layer in network.layers]
+    kernels += [(network, "pairs", "decoder"), (model, "pair_blocks", "to blocks")]
+    kernels += [(part, "forward", "geometry") for part in (network.message_geometry, network.pair_geometry)]
     best, parts = np.inf, {}
     for _ in range(arguments.turns):
-        clock: dict[str, float] = {}
-        undo = _timed(model, clock)
-        start = time.perf_counter()
-        once()
-        total = time.perf_counter() - start
-        undo()
+        with timed_methods(kernels) as clock:
+            total = _seconds(once)
         if total < best:
             best, parts = total, clock
     memory = _memory("VmHWM") - before
@@ -112,39 +114,6 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def _timed(model: Any, clock: dict[str, float]) -> Callable[[], None]:
-    """Count seconds of the network's kernels into `clock`, until the returned function is called."""
-    wrapped: list[tuple[Any, str]] = []
-
-    def wrap(owner: Any, method: str, name: str) -> None:
-        function = getattr(owner, method)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*arguments, **options)
-            finally:
-                clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
-
-        object.__setattr__(owner, method, call)
-        wrapped.append((owner, method))
-
-    network = model.network
-    for layer in network.layers:
-        wrap(layer, "messages", "messages")
-        wrap(layer, "finish", "atoms")
-    wrap(network, "pairs", "decoder")
-    wrap(model, "pair_blocks", "to blocks")
-    for geometry in (network.message_geometry, network.pair_geometry):
-        wrap(geometry, "forward", "geometry")
-
-    def undo() -> None:
-        for owner, method in wrapped:
-            object.__delattr__(owner, method)
-
-    return undo
 
 
 def _memory(name: str) -> int:

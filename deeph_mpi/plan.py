@@ -6,9 +6,7 @@ rates measured here on a piece of the same structure, for one rank of the same k
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +22,10 @@ from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.errors import StructureError
 from deeph_mpi.model.checkpoint import load_checkpoint
+from deeph_mpi.model.chunks import bonds_per_chunk, bytes_per_bond
 from deeph_mpi.model.model import HamiltonianModel
-from deeph_mpi.model.predict import allocate_rows, bonds_per_chunk, bytes_per_bond, predict
+from deeph_mpi.model.predict import allocate_rows, predict
+from deeph_mpi.model.timing import timed_methods
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.structure.read import read_structure
@@ -33,11 +33,8 @@ from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Interconnect", "PartPlan", "Rates", "calibrate", "counts", "feature_bytes", "infer_plan", "plan_parts"]
 
-log = logging.getLogger(__name__)
-
 SAMPLE = 400  # atoms of the piece on which rates are measured
 LARGEST_FILL = 60_000  # atoms up to which the fill of a factor is worked out
-COLUMNS = ("mean", "least", "most")
 
 
 @dataclass(frozen=True)
@@ -189,8 +186,8 @@ def counts(local: LocalAtoms, partition: Partition, part: int, orbitals: np.ndar
 def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -> Rates:
     """Measure the rates on one process with a compact piece of the structure. Not collective.
 
-    The piece is cut out, its atoms at the rim have fewer neighbours; what counts is the time per bond, atom and pair. Runs of
-    two networks, of all layers and of the decoder alone, tell the parts from each other.
+    The piece is cut out, its atoms at the rim have fewer neighbours; what counts is the time per bond, atom and pair. What is
+    not spent in messages and in the update of atoms counts for the pairs; the fastest of three runs is taken.
     """
     centre = structure.positions[len(structure) // 2]
     near = np.sort(np.argsort(np.linalg.norm(structure.positions - centre, axis=1), kind="stable")[:SAMPLE])
@@ -206,33 +203,15 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -
     plan = PairPlan.build(world, partition, domain)
     search = time.perf_counter() - start
     rows = allocate_rows(domain, orbitals)
-    spent: dict[str, float] = {}
-
-    def timed(name: str, function: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object, **options: object) -> object:
-            begin = time.perf_counter()
-            try:
-                return function(*arguments, **options)
-            finally:
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
-
-        return call
-
     layers = list(model.network.layers)
+    kernels = [(layer, "finish", "atoms") for layer in layers] + [(layer, "messages", "messages") for layer in layers]
     best: dict[str, float] = {}
     for _ in range(3):
-        spent.clear()
-        for layer in layers:
-            layer.finish = timed("atoms", layer.finish)  # type: ignore[assignment, arg-type]
-            layer.messages = timed("messages", layer.messages)  # type: ignore[assignment, arg-type]
-        try:
+        with timed_methods(kernels) as spent:
             begin = time.perf_counter()
             predict(world, model, domain, plan, orbitals, rows, memory_gb)
             total = time.perf_counter() - begin
-        finally:
-            for layer in layers:
-                del layer.finish, layer.messages
-        for name, value in (*spent.items(), ("pairs", total - spent["atoms"] - spent["messages"])):
+        for name, value in (*spent.items(), ("pairs", total - sum(spent.values()))):
             best[name] = min(value, best.get(name, value))
     bonds = len(domain.messages) / 2 * len(layers)
     return Rates(

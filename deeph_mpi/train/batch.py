@@ -17,10 +17,11 @@ from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.domain.pairs import decoded_from_i
 from deeph_mpi.domain.rcb import partition_atoms
+from deeph_mpi.model.chunks import message_rows
 from deeph_mpi.model.geometry import Bonds
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Exchange, Features
-from deeph_mpi.model.predict import exchange_features, message_rows
+from deeph_mpi.model.predict import exchange_features
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
 from deeph_mpi.train.bands import BandReference, band_reference, sample_kpoints

@@ -12,7 +12,7 @@ from deeph_mpi.domain.fill import factor_fill
 from deeph_mpi.domain.pairs import PairPlan, pairs_global
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
-from deeph_mpi.model.predict import _group_bonds
+from deeph_mpi.model.chunks import bond_groups
 from deeph_mpi.parallel import World
 from deeph_mpi.plan import plan_parts
 from tests.models import ORBITALS, random_model
@@ -35,7 +35,7 @@ def test_counts_are_those_of_the_job(world: World, name: str) -> None:
     assert part.pairs == len(domain.pairs)
     assert part.elements == len(blocks.entries)
     assert part.orbitals == orbitals[domain.owned].sum()
-    assert part.bonds == sum(len(group.within) + len(group.across) for group in _group_bonds(domain))
+    assert part.bonds == sum(len(group.within) + len(group.across) for group in bond_groups(domain))
     assert part.decoded == len(plan.decode)
     ij = np.unique(blocks.pairs[:, 3:], axis=0)
     assert part.nonzeros == (orbitals[ij[:, 0]] * orbitals[ij[:, 1]]).sum()

@@ -80,7 +80,7 @@ def test_small_groups_and_chunks_change_nothing(world: World, monkeypatch: pytes
     found = []
     for group, atoms in ((8_000, 2048), (7, 3)):
         monkeypatch.setattr("deeph_mpi.domain.domain.GROUP", group)
-        monkeypatch.setattr("deeph_mpi.model.predict.ATOMS", atoms)
+        monkeypatch.setattr("deeph_mpi.model.chunks.ATOMS", atoms)
         domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
         assert len(domain.groups) == -(-domain.n_owned // group)
         rows = allocate_rows(domain, orbitals)

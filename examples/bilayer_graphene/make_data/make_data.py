@@ -91,9 +91,18 @@ def hbn_carbon(rng: np.random.Generator) -> Structure:
 
 def hbn_carbon_sheet(rng: np.random.Generator) -> Structure:
     """3×3 hBN sheet of 18 atoms, none to two B and as many N replaced by C, coordinates displaced by 0.06 Å (normal)."""
+    return carbon_sheet(rng, int(rng.integers(3)))
+
+
+def hbn_carbon_rich(rng: np.random.Generator) -> Structure:
+    """The same with two B and two N replaced, in one of four sheets one and one: most arrangements have four carbon atoms."""
+    return carbon_sheet(rng, 1 if rng.random() < 0.25 else 2)
+
+
+def carbon_sheet(rng: np.random.Generator, count: int) -> Structure:
+    """3×3 hBN sheet of 18 atoms, `count` B and as many N replaced by C, every coordinate displaced by 0.06 Å (normal)."""
     positions = honeycomb(2.504, 3)
     numbers = np.tile([atomic_numbers["B"], atomic_numbers["N"]], 9)
-    count = rng.integers(3)
     for sublattice in (0, 1):
         numbers[2 * rng.permutation(9)[:count] + sublattice] = atomic_numbers["C"]
     cell = hexagonal(2.504, 16.0, 3)
@@ -105,6 +114,7 @@ RECIPES = {
     "ab_bilayer": Recipe(ab_bilayer, (9, 9, 1), 8.0),
     "hbn_carbon": Recipe(hbn_carbon, (4, 4, 1), 9.0),
     "hbn_carbon_sheet": Recipe(hbn_carbon_sheet, (3, 3, 1), 10.0),
+    "hbn_carbon_rich": Recipe(hbn_carbon_rich, (3, 3, 1), 10.0),
 }
 
 
