@@ -100,7 +100,7 @@ class HamiltonianNetwork(nn.Module):
         scalars = self.embedding(species)
         layout = self.layout
         natural = scalars.new_zeros(len(species), (layout.l_max + 1) ** 2, layout.channels)
-        natural = torch.cat([scalars[:, None], natural[:, 1:]], dim=1)
+        natural[:, 0] = scalars  # not concatenated: a copy would be the peak of a large job's memory
         return natural, scalars.new_zeros(len(species), (layout.l_pseudo + 1) ** 2 - 1, layout.pseudo_channels)
 
     def features(self, species: Tensor, bonds: Callable[[], Iterable[Bonds]], exchange: Exchange) -> Features:
