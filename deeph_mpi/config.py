@@ -80,6 +80,12 @@ class ModelSection(Section):
     memory_gb: float = key(
         1.0, "memory of one rank for the messages in flight; bonds are processed in chunks that fit", unit="GB", gt=0
     )
+    ranks_per_node: int | None = key(
+        None,
+        "ranks of each node that run the network, for the atoms of their neighbours too; by default all, or one per GPU "
+        "where a node has GPUs",
+        ge=1,
+    )
     overlap: InputFile | None = key(
         None,
         "overlap.h5 (DeepH layout, with its POSCAR and info.json) to use instead of the checkpoint's two-centre table",

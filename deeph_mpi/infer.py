@@ -15,6 +15,7 @@ from deeph_mpi.data.info import DeephInfo
 from deeph_mpi.data.overlap import on_common_pairs, read_overlap
 from deeph_mpi.data.rowfile import RowFile, check_overwritable, write_rows
 from deeph_mpi.domain.domain import build_domain
+from deeph_mpi.domain.handover import hand_over, led_partition
 from deeph_mpi.domain.metis import partition_atoms_metis
 from deeph_mpi.domain.pairs import PairPlan, pairs_global
 from deeph_mpi.domain.rcb import partition_atoms
@@ -25,8 +26,8 @@ from deeph_mpi.model.predict import allocate_rows, predict
 from deeph_mpi.model.ranges import check_ranges
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory, return_freed_memory
+from deeph_mpi.parallel.nodes import network_leaders, rank_device
 from deeph_mpi.parallel.stages import Stages
-from deeph_mpi.parallel.torch_group import rank_device
 from deeph_mpi.results.environments import report_environments
 from deeph_mpi.structure.read import read_structure
 
@@ -56,7 +57,8 @@ def infer(config: InferConfig, world: World) -> None:
             from deeph_mpi.solve import plan_spectrum, run_spectrum  # PETSc: not needed to predict alone
 
             spectrum_plan = plan_spectrum(world, config.solve, structure, electrons, guess=model.facts.fermi_energy)
-        device = rank_device(world)
+        leaders = network_leaders(world, config.model.ranks_per_node)
+        device = rank_device(world, leaders)
         model.to(device)
 
     with stages("partition"):
@@ -65,9 +67,10 @@ def infer(config: InferConfig, world: World) -> None:
             partition = world.on_root(partition_atoms_metis, structure, weights, world.size, model.radii)
         else:
             partition = partition_atoms(structure, weights, world.size)
-        domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
-        plan = PairPlan.build(world, partition, domain)
-        log.info("%s", report_partition(world, partition, weights, domain))
+        led = led_partition(partition, leaders)
+        domain = build_domain(world, structure, led, model.settings.r_message, model.radii)
+        plan = PairPlan.build(world, led, domain)
+        log.info("%s", report_partition(world, led, weights, domain))
         warnings = check_ranges(world, model, domain)
         for warning in warnings if world.is_root else ():
             log.warning("extrapolating: %s", warning)
@@ -89,30 +92,37 @@ def infer(config: InferConfig, world: World) -> None:
         rows = allocate_rows(domain, orbitals)
     with stages("network"):
         h, s, novelty = predict(world, model, domain, plan, orbitals, rows, config.model.memory_gb, device)
-        report_environments(world, model, structure, partition, novelty, directory)
+        report_environments(world, model, structure, led, novelty, directory)
         if config.model.overlap is not None and h is not None:
-            s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, partition.owner)
+            s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, led.owner)
             h, s = on_common_pairs(h, s, orbitals)
-    del rows, domain, plan
+    held = [h, s] if h is not None and s is not None else []
+    del rows, domain, plan, h, s
     return_freed_memory()
 
-    if assemble and h is not None and s is not None:
+    if assemble:
         from deeph_mpi.assembly.export import write_petsc
         from deeph_mpi.assembly.pencil import PencilAssembler
         from deeph_mpi.assembly.rows import RowMap
 
+        own = []
+        if (leaders != np.arange(world.size)).any():
+            with stages("hand over"):
+                for index in (0, 1):
+                    blocks = held[index] if keep == "deeph" else held.pop(0)
+                    own.append(hand_over(world, blocks, partition, leaders, orbitals))
+                    del blocks
         with stages("assemble"):
-            assembler = PencilAssembler(world, RowMap(partition, orbitals), h, s)
-    if keep == "deeph" and h is not None and s is not None:
+            assembler = PencilAssembler(world, RowMap(partition, orbitals), *(own or held))
+        del own
+    if keep == "deeph":
         with stages("write"):
-            if not files:
-                write_rows(world, directory, "hamiltonian", h, orbitals)
-                write_rows(world, directory, "overlap", s, orbitals)
-            del h, s
+            for name, blocks in zip(("hamiltonian", "overlap"), held if not files else (), strict=False):
+                write_rows(world, directory, name, blocks, orbitals)
+            held.clear()
             for file in files:
                 file.finish()
-    else:
-        del h, s  # before the factorization needs the memory
+    held.clear()  # before the factorization needs the memory
     if keep == "petsc":
         with stages("write"):
             write_petsc(assembler, directory)

@@ -105,9 +105,13 @@ class BondFactors(nn.Module):
 
     def forward(self, scalars: Tensor, bonds: Bonds) -> Tensor:
         """Scalars (nodes, channels) → (2n, count): for i→j, then j→i."""
-        centre, partner, radial = self.centre(scalars), self.partner(scalars), self.radial(bonds.radial)
-        there = radial + centre.index_select(0, bonds.i) + partner.index_select(0, bonds.j)
-        back = radial + centre.index_select(0, bonds.j) + partner.index_select(0, bonds.i)
+        i, j, radial = bonds.i, bonds.j, self.radial(bonds.radial)
+        if len(scalars) > 2 * len(bonds):  # few bonds of many nodes: the work must not grow with the nodes
+            scalars = scalars[torch.cat([i, j])]
+            i, j = torch.arange(2 * len(bonds), device=i.device).chunk(2)
+        centre, partner = self.centre(scalars), self.partner(scalars)
+        there = radial + centre.index_select(0, i) + partner.index_select(0, j)
+        back = radial + centre.index_select(0, j) + partner.index_select(0, i)
         hidden = torch.nn.functional.silu(torch.cat([there, back]))
         return self.out(torch.nn.functional.silu(self.hidden(hidden)))
 

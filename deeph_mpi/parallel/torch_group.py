@@ -13,21 +13,7 @@ from torch import Tensor
 
 from deeph_mpi.parallel.world import World
 
-__all__ = ["gather_over_ranks", "rank_device", "sum_over_ranks", "torch_group"]
-
-
-def rank_device(world: World) -> torch.device:
-    """The GPU of this rank (local rank modulo the GPUs of the node), or the CPU where there is none. Collective."""
-    from mpi4py import MPI
-
-    node = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
-    local = node.Get_rank()
-    node.Free()
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    index = local % torch.cuda.device_count()
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+__all__ = ["gather_over_ranks", "sum_over_ranks", "torch_group"]
 
 
 @contextmanager

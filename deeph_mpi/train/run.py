@@ -21,8 +21,9 @@ from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.novelty import Novelty, invariants
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import keep_freed_memory
+from deeph_mpi.parallel.nodes import rank_device
 from deeph_mpi.parallel.stages import Stages
-from deeph_mpi.parallel.torch_group import rank_device, torch_group
+from deeph_mpi.parallel.torch_group import torch_group
 from deeph_mpi.results.textfile import write_text
 from deeph_mpi.train.batch import Sample, make_sample, spread_sample
 from deeph_mpi.train.checks import BAND_KPOINTS, LARGEST_DENSE, Checks
