@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +40,7 @@ def main() -> None:
     from deeph_mpi.model.predict import allocate_rows, predict
     from deeph_mpi.model.timing import timed_methods
     from deeph_mpi.parallel import World
-    from deeph_mpi.parallel.memory import keep_freed_memory
+    from deeph_mpi.parallel.memory import keep_freed_memory, peak_memory, reset_peak_memory, resident_memory
     from deeph_mpi.structure.read import read_structure
     from deeph_mpi.structure.structure import Structure
 
@@ -57,13 +55,13 @@ def main() -> None:
     structure = Structure(np.tile(small.numbers, len(copies)), positions, cell, small.pbc)
     world, orbitals = World.alone(), model.settings.orbitals.orbitals(structure.numbers)
     partition = Partition(np.zeros(len(structure), dtype=np.int32), 1)
-    before = _memory("VmRSS")
+    before = resident_memory()
     start = time.perf_counter()
     domain = build_domain(world, structure, partition, model.settings.r_message, model.radii)
     plan = PairPlan.build(world, partition, domain)
     lists = time.perf_counter() - start
     rows = allocate_rows(domain, orbitals) if arguments.keep else None
-    Path("/proc/self/clear_refs").write_text("5")
+    reset_peak_memory()
 
     def once() -> None:
         predict(world, model, domain, plan, orbitals, rows, arguments.memory_gb)
@@ -80,7 +78,7 @@ def main() -> None:
             total = _seconds(once)
         if total < best:
             best, parts = total, clock
-    memory = _memory("VmHWM") - before
+    memory = peak_memory() - before
     with FlopCounterMode(display=False) as counter:
         once()
     flops = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
@@ -114,13 +112,6 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def _memory(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        sys.exit("inference: memory is read from /proc, which is not here")
-    return int(found[1]) * 1024
 
 
 if __name__ == "__main__":

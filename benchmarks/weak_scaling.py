@@ -26,7 +26,8 @@ from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.parallel import World
-from deeph_mpi.plan import counts, feature_bytes
+from deeph_mpi.planning.bytes import feature_bytes
+from deeph_mpi.planning.counts import counts
 from deeph_mpi.structure.structure import Structure
 
 

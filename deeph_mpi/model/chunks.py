@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 LARGEST_CHUNK = 1024  # bonds; more does not fit the caches and is not faster
-ATOMS = 2048  # worked on at a time where nothing but their own features is needed
+ATOMS = 512  # worked on at a time where nothing but their own features is needed
 
 
 class BondGroup(NamedTuple):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from deeph_mpi.parallel.memory import peak_memory, reset_peak_memory
 from deeph_mpi.parallel.world import World
 
 __all__ = ["StageRow", "Stages"]
-
-_STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -68,16 +63,15 @@ class Stages:
 
     def _note_memory(self) -> None:
         """Give the peak since the last note to all open stages, and start a new one."""
-        peak = _peak_memory()
+        peak = peak_memory()
         for name in self._open:
             self._memory[name] = max(self._memory[name], peak)
-        with suppress(OSError):  # where the kernel does not let the peak be reset it is that of the run so far
-            _CLEAR_REFS.write_text("5")
+        reset_peak_memory()
 
     def table(self) -> list[StageRow]:
         """All stages in the order of rank 0, then those of others, and the total since construction. Collective."""
         own = {name: (self._seconds[name], self._memory[name]) for name in self._seconds}
-        total = (time.perf_counter() - self._start, max([_peak_memory(), *self._memory.values()]))
+        total = (time.perf_counter() - self._start, max([peak_memory(), *self._memory.values()]))
         ranks = self.world.comm.allgather({**own, "total": total})
         names = [name for name in dict.fromkeys(name for rank in ranks for name in rank) if name != "total"]
         rows = []
@@ -98,14 +92,3 @@ class Stages:
                 f"{row.memory_max / 1e9:13.3f} GB  {row.memory_sum / 1e9:5.2f} GB"
             )
         return "\n".join(lines)
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process since the last reset, bytes."""
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

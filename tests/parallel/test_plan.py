@@ -14,7 +14,7 @@ from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.model.chunks import bond_groups
 from deeph_mpi.parallel import World
-from deeph_mpi.plan import plan_parts
+from deeph_mpi.planning.counts import plan_parts
 from tests.models import ORBITALS, random_model
 from tests.parallel.test_predict import STRUCTURES
 

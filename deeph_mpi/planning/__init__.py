@@ -1,0 +1,1 @@
+"""What a job will need: counts of the real partition, rates measured here, and their table."""

@@ -1,0 +1,100 @@
+"""What every part of a real partition holds and sends, counted without running a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deeph_mpi.domain.domain import GROUP, Domain, LocalAtoms, local_atoms
+from deeph_mpi.domain.pairs import decoded_from_i
+from deeph_mpi.domain.partition import Partition
+from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.parallel import World
+from deeph_mpi.structure.structure import Structure
+
+__all__ = ["PartPlan", "counts", "plan_parts"]
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One rank's share of a job.
+
+    Attributes:
+        atoms, message_ghosts, ghosts: owned atoms, ghosts of the messages, all ghosts.
+        neighbours: ranks it exchanges features with.
+        bonds: messages evaluated in a layer.
+        pairs: directed pairs in its rows.
+        decoded: pairs it decodes.
+        orbitals: rows of the matrices.
+        elements: matrix elements of its blocks, onsite included.
+        shared: elements of transposes that it receives.
+        nonzeros: of its rows of H or S at Γ, where images of an atom share a block.
+    """
+
+    atoms: int
+    message_ghosts: int
+    ghosts: int
+    neighbours: int
+    bonds: int
+    pairs: int
+    decoded: int
+    orbitals: int
+    elements: int
+    shared: int
+    nonzeros: int
+
+
+def plan_parts(
+    world: World, model: HamiltonianModel, structure: Structure, partition: Partition, orbitals: np.ndarray
+) -> list[PartPlan]:
+    """Counts of every part; the ranks that are there take them in turn. Collective."""
+    mine: dict[int, PartPlan] = {}
+    with world.together():
+        for part in range(world.rank, partition.size, world.size):
+            local = local_atoms(structure, partition, part, model.settings.r_message, model.radii)
+            mine[part] = counts(local, partition, part, orbitals)
+    everything: dict[int, PartPlan] = {}
+    for found in world.comm.allgather(mine):
+        everything |= found
+    return [everything[part] for part in range(partition.size)]
+
+
+def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals: np.ndarray) -> PartPlan:
+    """Counts of one part of a partition, from its domain. Not collective."""
+    rows = orbitals[local.atoms]
+    elements = shared = decoded = blocks = 0
+    for some in local.pairs.chunks():
+        i, j = local.pairs.i[some], local.pairs.j[some]
+        here = decoded_from_i(local.atoms[i], local.atoms[j], local.pairs.R[some])
+        each = rows[i] * rows[j]
+        elements += int(each.sum())
+        shared += int(each[(j >= local.n_owned) & ~here].sum())
+        decoded += int(np.count_nonzero(here))
+    first = np.searchsorted(local.pairs.i, np.arange(local.n_owned + 1))
+    for start in range(0, local.n_owned, GROUP):
+        stop = min(start + GROUP, local.n_owned)
+        some = slice(int(first[start]), int(first[stop]))
+        code = (local.pairs.i[some].astype(np.int64) - start) * len(local.atoms) + local.pairs.j[some]
+        own = np.arange(stop - start) * len(local.atoms) + np.arange(start, stop)
+        places, partners = np.divmod(np.unique(np.concatenate([code, own])), len(local.atoms))
+        blocks += int((rows[start + places] * rows[partners]).sum())
+    onsite = int((rows[: local.n_owned].astype(np.int64) ** 2).sum())
+    group = np.full(len(local.atoms), -1)
+    for number, members in enumerate(local.groups):
+        group[members] = number
+    ends = group[local.messages.i], group[local.messages.j]
+    inside = int(np.count_nonzero(ends[0] == ends[1]))
+    return PartPlan(
+        atoms=local.n_owned,
+        message_ghosts=local.n_message - local.n_owned,
+        ghosts=len(local.atoms) - local.n_owned,
+        neighbours=len(np.setdiff1d(partition.owner[local.atoms], part)),
+        bonds=inside // 2 + len(local.messages) - inside,
+        pairs=len(local.pairs),
+        decoded=decoded,
+        orbitals=int(rows[: local.n_owned].sum()),
+        elements=elements + onsite,
+        shared=shared,
+        nonzeros=blocks,
+    )

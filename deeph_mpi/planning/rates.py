@@ -1,0 +1,118 @@
+"""What the network costs on this machine, measured on a piece of the structure, and what follows for one part."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from deeph_mpi.domain.domain import build_domain
+from deeph_mpi.domain.pairs import PairPlan
+from deeph_mpi.domain.partition import Partition
+from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.model.predict import allocate_rows, predict
+from deeph_mpi.model.timing import timed_methods
+from deeph_mpi.parallel import World
+from deeph_mpi.parallel.memory import peak_memory, reset_peak_memory, resident_memory, return_freed_memory
+from deeph_mpi.planning.bytes import feature_bytes, list_bytes, network_bytes, row_bytes
+from deeph_mpi.planning.counts import PartPlan, counts
+from deeph_mpi.structure.structure import Structure
+
+__all__ = ["Interconnect", "Rates", "calibrate", "network_seconds"]
+
+SAMPLE = 600  # atoms of the piece
+
+
+@dataclass(frozen=True)
+class Interconnect:
+    """What messages between ranks cost.
+
+    Attributes:
+        latency: seconds a message.
+        bandwidth: bytes per second and rank.
+    """
+
+    latency: float = 2e-6
+    bandwidth: float = 12.5e9
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds and bytes on one rank, measured.
+
+    Attributes:
+        search: seconds per directed pair, to find it.
+        message: seconds per bond and layer.
+        atom: seconds per atom and layer.
+        pair: seconds per undirected pair, decoded and written in both directions.
+        program: bytes of the program, its libraries and the checkpoint.
+        temporaries: bytes of the bonds that are worked on at a time.
+    """
+
+    search: float
+    message: float
+    atom: float
+    pair: float
+    program: float
+    temporaries: float
+
+
+def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -> Rates:
+    """Measure the rates on one process with a compact piece of the structure. Not collective.
+
+    The piece is cut out, its atoms at the rim have fewer neighbours; what counts is the time per bond, atom and pair. What is
+    not spent in messages and in the update of atoms counts for the pairs; the fastest of three runs is taken.
+    """
+    centre = structure.positions[len(structure) // 2]
+    near = np.sort(np.argsort(np.linalg.norm(structure.positions - centre, axis=1), kind="stable")[:SAMPLE])
+    away = 2.0 * max(model.settings.r_message, model.settings.r_pair)
+    positions = structure.positions[near] - structure.positions[near].min(axis=0)
+    piece = Structure(
+        structure.numbers[near], positions, np.diag(np.ptp(positions, axis=0) + away), np.zeros(3, dtype=bool)
+    )
+    world, partition = World.alone(), Partition(np.zeros(len(piece), dtype=np.int32), 1)
+    orbitals = model.settings.orbitals.orbitals(piece.numbers)
+    start = time.perf_counter()
+    domain = build_domain(world, piece, partition, model.settings.r_message, model.radii)
+    plan = PairPlan.build(world, partition, domain)
+    search = time.perf_counter() - start
+    part = counts(domain, partition, 0, orbitals)
+    rows = allocate_rows(domain, orbitals)
+    layers = list(model.network.layers)
+    kernels = [(layer, "finish", "atoms") for layer in layers] + [(layer, "messages", "messages") for layer in layers]
+    best: dict[str, float] = {}
+    reset_peak_memory()
+    for _ in range(3):
+        with timed_methods(kernels) as spent:
+            begin = time.perf_counter()
+            predict(world, model, domain, plan, orbitals, rows, memory_gb)
+            total = time.perf_counter() - begin
+        for name, value in (*spent.items(), ("pairs", total - sum(spent.values()))):
+            best[name] = min(value, best.get(name, value))
+    peak = peak_memory()
+    del domain, plan, rows
+    gc.collect()
+    return_freed_memory()
+    program = resident_memory()
+    held = network_bytes(model, part) + list_bytes(part) + row_bytes(part)
+    return Rates(
+        search / max(part.pairs, 1),
+        best["messages"] / max(part.bonds * len(layers), 1),
+        best["atoms"] / (len(piece) * len(layers)),
+        best["pairs"] / max(part.decoded, 1),
+        float(program),
+        float(max(peak - program - held, 0.0)),
+    )
+
+
+def network_seconds(
+    model: HamiltonianModel, part: PartPlan, rates: Rates, interconnect: Interconnect
+) -> tuple[float, float]:
+    """Seconds of the network and of its exchanges (not overlapped) for one part."""
+    layers, width = model.settings.layers, feature_bytes(model)
+    network = layers * (part.bonds * rates.message + part.atoms * rates.atom) + part.decoded * rates.pair
+    sent = layers * part.message_ghosts * width + part.ghosts * width + 16.0 * part.shared
+    exchanges = (layers + 3) * part.neighbours * interconnect.latency + sent / interconnect.bandwidth
+    return network, exchanges
