@@ -169,7 +169,7 @@ def test_a_plan_runs_no_network(folder: Path) -> None:
     assert "29 ranks are more than the 28 atoms" in run.stdout
     run = deeph_mpi(1, "infer", "plan.toml", "--ranks", "2", cwd=folder)
     assert run.returncode
-    assert "--ranks goes with --plan" in run.stdout
+    assert "--ranks-per-node go with --plan" in run.stdout
 
 
 def test_foreign_matrices_are_not_overwritten(folder: Path) -> None:
