@@ -86,6 +86,10 @@ class ModelSection(Section):
         "where a node has GPUs",
         ge=1,
     )
+    cuda_aware_mpi: bool = key(
+        False,
+        "hand GPU memory to MPI without a copy to the host; only for an MPI built with CUDA support: any other crashes",
+    )
     overlap: InputFile | None = key(
         None,
         "overlap.h5 (DeepH layout, with its POSCAR and info.json) to use instead of the checkpoint's two-centre table",

@@ -68,7 +68,8 @@ def infer(config: InferConfig, world: World) -> None:
         else:
             partition = partition_atoms(structure, weights, world.size)
         led = led_partition(partition, leaders)
-        domain = build_domain(world, structure, led, model.settings.r_message, model.radii)
+        aware = config.model.cuda_aware_mpi
+        domain = build_domain(world, structure, led, model.settings.r_message, model.radii, aware)
         plan = PairPlan.build(world, led, domain)
         log.info("%s", report_partition(world, led, weights, domain))
         warnings = check_ranges(world, model, domain)

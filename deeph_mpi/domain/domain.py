@@ -118,7 +118,14 @@ class Domain:
         return self.atoms[: self.n_owned]
 
 
-def build_domain(world: World, structure: Structure, partition: Partition, r_message: float, r_pair: Radii) -> Domain:
+def build_domain(
+    world: World,
+    structure: Structure,
+    partition: Partition,
+    r_message: float,
+    r_pair: Radii,
+    cuda_aware: bool = False,
+) -> Domain:
     """Find this rank's ghosts and pairs and plan the halo exchanges. Collective.
 
     With `World.alone()` and a partition of size 1 there are no ghosts.
@@ -128,6 +135,7 @@ def build_domain(world: World, structure: Structure, partition: Partition, r_mes
         partition: ownership, the same on all ranks; its size is that of the world.
         r_message: radius of the network's messages, Å.
         r_pair: radius of the Hamiltonian's pairs, Å: one, or one per pair of atomic numbers.
+        cuda_aware: MPI takes addresses of a GPU's memory, see `Staging`.
 
     Raises:
         StructureError: on all ranks, for overlapping atoms, a cell without volume or a pair of elements without radius.
@@ -148,8 +156,8 @@ def build_domain(world: World, structure: Structure, partition: Partition, r_mes
         numbers=structure.numbers[local.atoms],
         pairs=local.pairs,
         messages=local.messages,
-        message_halo=HaloExchange(world, partition, local.atoms[local.n_owned : local.n_message]),
-        pair_halo=HaloExchange(world, partition, local.atoms[local.n_owned :]),
+        message_halo=HaloExchange(world, partition, local.atoms[local.n_owned : local.n_message], cuda_aware),
+        pair_halo=HaloExchange(world, partition, local.atoms[local.n_owned :], cuda_aware),
     )
 
 

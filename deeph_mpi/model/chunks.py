@@ -23,6 +23,7 @@ __all__ = [
     "bonds_per_chunk",
     "bytes_per_bond",
     "message_rows",
+    "on_device",
 ]
 
 LARGEST_CHUNK = 1024  # bonds; more does not fit the caches and is not faster
@@ -87,10 +88,16 @@ def bond_chunks(
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]
         ends = edges.i[part].astype(np.int64), edges.j[part].astype(np.int64)
-        vectors = torch.tensor(edges.vectors(part), device=device)
+        vectors = on_device(edges.vectors(part), device)
         into = (place[end].astype(np.int64) for end in ends)
-        i, j, into_i, into_j = (torch.tensor(x, device=device) for x in (*ends, *into))
+        i, j, into_i, into_j = (on_device(x, device) for x in (*ends, *into))
         yield model.network.message_geometry(i, j, vectors, model.dtype), (into_i, into_j)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A new array as a tensor; to a GPU through page-locked memory, so that the host goes on before it has got there."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def message_rows(domain: Domain) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from deeph_mpi.domain.halo import HaloExchange
 from deeph_mpi.domain.pairs import PairPlan, onsite_blocks, pairs_global
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import ModelError
-from deeph_mpi.model.chunks import BondGroup, atom_slices, bond_chunks, bond_groups, bonds_per_chunk
+from deeph_mpi.model.chunks import BondGroup, atom_slices, bond_chunks, bond_groups, bonds_per_chunk, on_device
 from deeph_mpi.model.message import MessageLayer
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Features
@@ -193,9 +193,8 @@ def _decode_pairs(job: _Job, normalized: Features) -> None:
     """Evaluate the pairs that are this rank's to decode, and write them and their transposes into its rows."""
     model, domain, plan, species, rows = job.model, job.domain, job.plan, job.species, job.rows
     for part in np.array_split(plan.decode, max(-(-len(plan.decode) // job.chunk), 1)):
-        i = torch.tensor(domain.pairs.i[part].astype(np.int64), device=species.device)
-        j = torch.tensor(domain.pairs.j[part].astype(np.int64), device=species.device)
-        vectors = torch.tensor(domain.pairs.vectors(part), device=species.device)
+        i, j = (on_device(ends[part].astype(np.int64), species.device) for ends in (domain.pairs.i, domain.pairs.j))
+        vectors = on_device(domain.pairs.vectors(part), species.device)
         kinds = species[i] * len(model.elements) + species[j]
         bonds = model.network.pair_geometry(i, j, vectors, model.dtype)
         correction = model.network.pairs(normalized, bonds, kinds)
