@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeph_mpi.domain.messages import post_messages
+from deeph_mpi.domain.messages import post_messages, wait_all
 from deeph_mpi.domain.partition import Partition
-from deeph_mpi.domain.staging import Segment, Staging, wait_all
+from deeph_mpi.domain.staging import Segment, Staging
 from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel import World
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = ["post_messages"]
+__all__ = ["post_messages", "wait_all"]
 
 CHUNK = 1 << 30  # bytes; counts of MPI before version 4 are int32
 
 
 def post_messages(
     comm: MPI.Intracomm,
-    sends: Iterable[tuple[int, np.ndarray]],
-    receives: Iterable[tuple[int, np.ndarray]],
+    sends: Iterable[tuple[int, Any]],
+    receives: Iterable[tuple[int, Any]],
     tag: int,
 ) -> list[MPI.Request]:
     """Start sending and receiving contiguous arrays; wait for the returned requests before touching them.
+
+    Memory of a GPU comes as a one-dimensional object of bytes with `__cuda_array_interface__`, such as a tensor.
 
     Args:
         sends: (rank, array) for each destination.
@@ -38,8 +40,17 @@ def post_messages(
     return requests
 
 
-def _pieces(array: np.ndarray) -> list[np.ndarray]:
-    if not array.flags.c_contiguous:
-        raise ValueError("messages must be contiguous arrays")
-    raw = array.reshape(-1).view(np.uint8)
+def wait_all(requests: list[MPI.Request]) -> None:
+    """Wait for what `post_messages` began."""
+    from mpi4py import MPI
+
+    MPI.Request.Waitall(requests)
+
+
+def _pieces(array: Any) -> list[Any]:
+    raw = array
+    if isinstance(array, np.ndarray):
+        if not array.flags.c_contiguous:
+            raise ValueError("messages must be contiguous arrays")
+        raw = array.reshape(-1).view(np.uint8)
     return [raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK)]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeph_mpi.domain.messages import post_messages
+from deeph_mpi.domain.messages import post_messages, wait_all
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -77,13 +77,6 @@ class Staging:
             return received.to(device, non_blocking=True)
 
         return arrive
-
-
-def wait_all(requests: list[MPI.Request]) -> None:
-    """Wait for what `post_messages` began."""
-    from mpi4py import MPI
-
-    MPI.Request.Waitall(requests)
 
 
 def _take(spare: list[Tensor], size: int, device: torch.device, pinned: bool) -> Tensor:

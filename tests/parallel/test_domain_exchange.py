@@ -10,7 +10,7 @@ import torch
 
 from deeph_mpi.domain.domain import Domain, build_domain
 from deeph_mpi.domain.halo import HaloExchange
-from deeph_mpi.domain.messages import CHUNK
+from deeph_mpi.domain.messages import CHUNK, post_messages, wait_all
 from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
@@ -177,6 +177,29 @@ def test_long_messages_travel_in_pieces(world: World, monkeypatch: pytest.Monkey
     domain, partition = domain_of("bilayer", world)
     x = torch.arange(len(partition.owner) * 7, dtype=torch.float64).reshape(-1, 7)
     assert torch.equal(domain.pair_halo.exchange(x[domain.owned]), x[domain.atoms])
+
+
+class Addressed:
+    """Bytes that are known by their address alone, as a tensor on a GPU shows its own; here the host's."""
+
+    def __init__(self, raw: np.ndarray) -> None:
+        self.raw = raw
+        self.__cuda_array_interface__ = {**raw.__array_interface__, "version": 3, "strides": None}
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, part: slice) -> Addressed:
+        return Addressed(self.raw[part])
+
+
+def test_addresses_of_a_gpu_reach_mpi(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeph_mpi.domain.messages.CHUNK", 100)
+    sent = np.full(1010, world.rank + 1, dtype=np.uint8)
+    received = np.zeros_like(sent)
+    right, left = (world.rank + 1) % world.size, (world.rank - 1) % world.size
+    wait_all(post_messages(world.comm, [(right, Addressed(sent))], [(left, Addressed(received))], 7199))
+    assert (received == left + 1).all()
 
 
 def test_weights_do_not_depend_on_the_ranks(world: World) -> None:
