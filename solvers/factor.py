@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from deeph_mpi.errors import SolverError
+from deeph_mpi.parallel.available import available_memory
 from deeph_mpi.solvers import petsc
+from deeph_mpi.solvers.backends import FactorOptions, choose_backend, new_preconditioner
 from deeph_mpi.solvers.pencil import Pencil
 
-__all__ = ["ShiftedFactor"]
+__all__ = ["FactorCost", "ShiftedFactor"]
+
+log = logging.getLogger(__name__)
 
 # INFOG(1) of the MUMPS users' guide: workspace estimated too small (more of it helps), and memory exhausted.
 _MORE_WORKSPACE = (-8, -9, -11, -12, -14, -15, -17, -18, -20)
 _OUT_OF_MEMORY = (-7, -13, -19, -22)
 _SINGULAR = -10
+_MARGIN = 0.9  # share of the memory available that a factorization may take
 _RESOLVED = 1e-6  # eV: a shift this close to an eigenvalue is moved before anything is counted
+
+
+@dataclass(frozen=True)
+class FactorCost:
+    """What one factorization took, over all ranks.
+
+    Attributes:
+        elements: of L.
+        flops: of the elimination.
+        memory: bytes that MUMPS used on the largest rank.
+        seconds: of analysis and factorization together.
+        on_disk: whether the factor lies on disk.
+    """
+
+    elements: int
+    flops: float
+    memory: int
+    seconds: float
+    on_disk: bool
+
+    @classmethod
+    def of(cls, mumps: Any, seconds: float, on_disk: bool) -> FactorCost:
+        """Of a PETSc factor matrix. INFOG, RINFOG: MUMPS users' guide, section 7."""
+        elements = mumps.getMumpsInfog(29)
+        return cls(
+            elements if elements >= 0 else -elements * 10**6,
+            mumps.getMumpsRinfog(3),
+            mumps.getMumpsInfog(21) * 10**6,
+            seconds,
+            on_disk,
+        )
+
+    def describe(self, ranks: int) -> str:
+        """One line."""
+        where = ", on disk" if self.on_disk else ""
+        each = " on the largest rank" if ranks > 1 else ""
+        return (
+            f"factor: {self.elements / 1e6:.1f} M elements{where}, {self.flops / 1e9:.0f} Gflop, "
+            f"{self.memory / 1e9:.2f} GB{each}, {self.seconds:.1f} s with its analysis"
+        )
 
 
 class ShiftedFactor:
@@ -28,24 +76,42 @@ class ShiftedFactor:
 
     Attributes:
         pencil: what is factored.
+        backend: the package that factors it.
         shift: σ of the present factor in eV, NaN at first.
         inertias: σ → number of eigenvalues below, for all shifts counted so far (multiplicities reduced).
         factorizations: how many were made.
         overlap_positive: whether S ≻ 0 was shown.
         doubt: why the inertias prove nothing; empty when they do.
+        cost: of the first factorization, None before it.
     """
 
-    def __init__(self, pencil: Pencil) -> None:
+    def __init__(self, pencil: Pencil, options: FactorOptions | None = None) -> None:
+        """Of `pencil`, nothing factored yet.
+
+        Raises:
+            SolverError: PETSc lacks the package asked for.
+        """
+        self.options = options or FactorOptions()
+        self.backend = choose_backend(self.options.backend, pencil.world.size)
         self.pencil = pencil
         self.shift = float("nan")
         self.inertias: dict[float, int] = {}
         self.factorizations = 0
         self.overlap_positive = False
         self.doubt = ""
-        self.counts_inertia = petsc.has_mumps() and not petsc.is_complex()
+        self.cost: FactorCost | None = None
+        self.counts_inertia = petsc.factors_triangle(self.backend)
         self._work = pencil.h.duplicate(copy=False)
         self._pc: Any = None
         self._workspace = 30  # per cent above MUMPS's estimate
+        self._on_disk = self.options.out_of_core == "always"
+        self._limit: int | None = None
+
+    def renew(self) -> None:
+        """The matrices of the pencil were filled anew: forget what was counted, keep the symbolic analysis."""
+        self.shift = float("nan")
+        self.inertias = {}
+        self.overlap_positive = False
 
     def require_positive_overlap(self) -> None:
         """Show S ≻ 0 by its inertia, where that can be had without doubt. Collective.
@@ -119,54 +185,61 @@ class ShiftedFactor:
 
     def _factor(self) -> bool:
         """Factor the work matrix; False when it is singular."""
-        for _ in range(5):
+        for _ in range(6):
             if self._pc is None:
                 self._pc = self._new_preconditioner()
             self._pc.setOperators(self._work, self._work)
+            begin = time.perf_counter()
             self._pc.setUp()
             self.factorizations += 1
-            if not petsc.has_mumps():
+            if self.backend != "mumps":
                 return True
             mumps = self._pc.getFactorMatrix()
             code, detail = mumps.getMumpsInfog(1), mumps.getMumpsInfog(2)
             if code >= 0:
+                if self.cost is None:
+                    self.cost = FactorCost.of(mumps, time.perf_counter() - begin, self._on_disk)
+                    log.info("%s", self.cost.describe(self.pencil.world.size))
                 self.doubt = _doubt(mumps) if self.counts_inertia else ""
                 return not self.counts_inertia or self._negative_and_null()[1] == 0
-            needed = mumps.getMumpsInfog(16), mumps.getMumpsInfog(17)
+            needed = _needed(mumps)
             self._pc.destroy()
             self._pc = None
             if code == _SINGULAR:
                 return False
             if code in _OUT_OF_MEMORY:
-                break
-            if code not in _MORE_WORKSPACE:
+                if self._on_disk or self.options.out_of_core == "never":
+                    break
+                self._on_disk = True
+                log.info("the factor does not fit in memory (%s): it goes to %s", needed, self.options.scratch)
+            elif code in _MORE_WORKSPACE:
+                self._workspace *= 3
+            else:
                 raise SolverError(f"MUMPS failed with INFOG(1) = {code}, INFOG(2) = {detail} (see its users' guide)")
-            self._workspace *= 3
         advice = "Use more ranks or nodes"
+        if self.options.out_of_core == "never":
+            advice += ", or let the factor go to disk (out_of_core)"
         if self.pencil.multiplicity == 2:
             advice += ", or k-points with 2k a reciprocal lattice vector, whose real matrices need a quarter"
+        limit = "" if self._limit is None else f" of the {self._limit / 1e9:.1f} GB that each rank may take"
         raise SolverError(
-            f"not enough memory to factor a matrix of dimension {self._work.getSize()[0]} (MUMPS: INFOG(1) = {code}, "
-            f"{detail}): its analysis estimates {needed[1]} MB over all ranks, {needed[0]} MB on the largest, before "
-            f"{self._workspace} % extra. {advice}"
+            f"not enough memory to factor a matrix of dimension {self._work.getSize()[0]}{limit} (MUMPS: INFOG(1) = "
+            f"{code}, {detail}): its analysis estimates {needed}, before {self._workspace} % extra. {advice}"
         )
 
     def _new_preconditioner(self) -> Any:
-        library, _ = petsc.load()
-        pc = library.PC().create(self.pencil.world.comm)
-        pc.setOperators(self._work, self._work)
-        pc.setType(library.PC.Type.CHOLESKY if self.counts_inertia else library.PC.Type.LU)
-        if petsc.has_mumps():
-            pc.setFactorSolverType("mumps")
-            pc.setFactorSetUpSolverType()
-            mumps = pc.getFactorMatrix()
-            mumps.setMumpsIcntl(14, self._workspace)
-            if self.counts_inertia:
-                mumps.setMumpsIcntl(13, 1)  # no ScaLAPACK at the root, which would hide its signs
-                mumps.setMumpsIcntl(24, 1)  # detect null pivots instead of dividing by them
-        elif self.pencil.world.size > 1:
-            pc.setFactorSolverType("superlu_dist")
-        return pc
+        if self._limit is None:
+            self._limit = self.options.memory or _share(available_memory(self.pencil.world))
+        return new_preconditioner(
+            self.pencil.world,
+            self._work,
+            self.options,
+            self.backend,
+            block=self.pencil.block,
+            workspace=self._workspace,
+            limit=self._limit,
+            out_of_core=self._on_disk,
+        )
 
     def _negative_and_null(self) -> tuple[int, int]:
         mumps = self._pc.getFactorMatrix()
@@ -212,3 +285,16 @@ def _doubt(mumps: Any) -> str:
     if icntl(13) <= 0 or icntl(24) != 1:
         return f"pivots may be uncounted (MUMPS: ICNTL(13) = {icntl(13)}, ICNTL(24) = {icntl(24)}; both must be 1)"
     return ""
+
+
+def _share(available: int | None) -> int | None:
+    return None if available is None else int(_MARGIN * available)
+
+
+def _needed(mumps: Any) -> str:
+    """What MUMPS's analysis estimates, in words. INFOG(16), (17) in core, (26), (27) out of core: MB."""
+    infog = mumps.getMumpsInfog
+    return (
+        f"{infog(17)} MB over all ranks, {infog(16)} MB on the largest; on disk {infog(27)} MB over all ranks, "
+        f"{infog(26)} MB on the largest"
+    )

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
 
@@ -24,8 +23,10 @@ class Pencil:
 
     Attributes:
         world: the ranks that share the matrices.
-        h, s: petsc4py Mat (AIJ), eV and dimensionless.
+        h, s: petsc4py Mat, eV and dimensionless, Hermitian: a factorization may read one triangle only. AIJ, or SBAIJ,
+            which holds one triangle.
         real_part, imaginary_part: (local rows / 2,) int64 local rows of the real and imaginary parts, or both None.
+        block: rows that share their columns, where the whole matrix is made of such blocks: only their graph is ordered.
     """
 
     world: World
@@ -33,6 +34,7 @@ class Pencil:
     s: Any
     real_part: np.ndarray | None = None
     imaginary_part: np.ndarray | None = None
+    block: int = 1
 
     @property
     def multiplicity(self) -> int:
@@ -82,32 +84,6 @@ class Pencil:
         source.destroy()
         target.destroy()
         return result
-
-    def require_hermitian(self, tolerance: float = 1e-9) -> None:
-        """Check with a random vector that H and S equal their adjoints. Collective.
-
-        A factorization reads one triangle only: with the other different, factor and operator would disagree.
-
-        Raises:
-            SolverError: when ‖(A − Aᴴ) v‖∞ exceeds `tolerance` · ‖A v‖∞.
-        """
-        for name, matrix in (("Hamiltonian", self.h), ("overlap", self.s)):
-            v, forward = matrix.createVecs()
-            backward = forward.duplicate()
-            low, high = v.getOwnershipRange()
-            v.getArray()[:] = np.random.default_rng([7, low]).uniform(0.5, 1.5, high - low)
-            matrix.mult(v, forward)
-            matrix.multTranspose(v, backward)
-            difference = np.abs(forward.getArray() - np.conj(backward.getArray()))
-            worst = self.world.max(float(difference.max(initial=0.0)))
-            scale = self.world.max(float(np.abs(forward.getArray()).max(initial=0.0)))
-            for vec in (v, forward, backward):
-                vec.destroy()
-            if not worst <= tolerance * scale:  # catches NaN
-                raise SolverError(
-                    f"the {name} is not Hermitian: {worst:.1e} of {scale:.1e}. Blocks (R, i, j) and (−R, j, i) must be "
-                    "each other's adjoint, and all entries finite"
-                )
 
     def destroy(self) -> None:
         """Free the matrices. Collective."""

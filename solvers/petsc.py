@@ -9,7 +9,7 @@ import numpy as np
 
 from deeph_mpi.errors import SolverError
 
-__all__ = ["has_mumps", "index_limit", "is_complex", "load"]
+__all__ = ["factors_triangle", "has_mumps", "index_limit", "is_complex", "load"]
 
 
 @cache
@@ -57,6 +57,14 @@ def has_mumps() -> bool:
     """Whether PETSc was built with MUMPS."""
     petsc, _ = load()
     return bool(petsc.Sys.hasExternalPackage("mumps"))
+
+
+def factors_triangle(backend: str = "auto") -> bool:
+    """Whether this package reads one triangle of a symmetric matrix and gives its inertia: MUMPS's LDLᵀ, real scalars.
+
+    "auto" is MUMPS where PETSc has it.
+    """
+    return backend in ("auto", "mumps") and has_mumps() and not is_complex()
 
 
 def index_limit() -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel.world import World
+from deeph_mpi.solvers.backends import FactorOptions
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.fermi import BOLTZMANN_EV, FermiLevel, Filling, fermi_level, frontier_states
 from deeph_mpi.solvers.pencil import Pencil
@@ -26,11 +27,14 @@ class Assembler(Protocol):
 
     world: World
 
-    def pencil(self, k: np.ndarray) -> Pencil:
-        """H(k), S(k)."""
+    def pencil(self, k: np.ndarray, former: Pencil | None = None) -> Pencil:
+        """H(k), S(k), in the matrices of `former` where the pattern is the same."""
 
     def onsite_levels(self) -> np.ndarray:
         """Eigenvalues of the owned atoms' onsite blocks, eV."""
+
+    def release(self) -> None:
+        """No other pencil will be asked for."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class SolveOptions:
         guess: of the Fermi level in eV, saves factorizations; None: estimated from the onsite blocks.
         temperature: K, of the occupations that fix the Fermi level of a metal.
         eigenvectors: whether they are kept.
+        factor: how matrices are factored.
     """
 
     target: float | Literal["fermi"] = "fermi"
@@ -57,6 +62,7 @@ class SolveOptions:
     guess: float | None = None
     temperature: float = 300.0
     eigenvectors: bool = False
+    factor: FactorOptions = field(default_factory=FactorOptions)
 
     @property
     def filling(self) -> Filling | None:
@@ -248,12 +254,16 @@ class _Points:
     def factor(self, index: int) -> ShiftedFactor:
         """Of k-point `index`, with S shown to be positive definite."""
         if self._open is None or self._open[0] != index:
-            self.close()
-            pencil = self.assembler.pencil(self.kpoints[index])
-            self._open = index, pencil, ShiftedFactor(pencil)
-            if index == 0:
-                pencil.require_hermitian()
-            self._open[2].require_positive_overlap()
+            former = None if self._open is None else self._open[1]
+            pencil = self.assembler.pencil(self.kpoints[index], former)
+            if pencil is former and self._open is not None:  # the same pattern: its symbolic analysis serves again
+                factor = self._open[2]
+                factor.renew()
+            else:
+                self.close()
+                factor = ShiftedFactor(pencil, self.options.factor)
+            self._open = index, pencil, factor
+            factor.require_positive_overlap()
         return self._open[2]
 
     def kept(self, states: States, *, searching: bool = False) -> States:

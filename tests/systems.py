@@ -15,21 +15,33 @@ from deeph_mpi.structure.structure import Structure
 ORBITALS = OrbitalMap.from_symbols({"B": [0, 1], "C": [0, 0, 1, 1, 2], "N": [0, 1, 2]})
 
 
-def random_system(seed: int, *, spinful: bool = False, noise: float = 0.0, dtype: type = np.float64) -> DeephSystem:
+def carbon_system() -> DeephSystem:
+    """Like `random_system`, all atoms carbon."""
+    return random_system(9, numbers=[6] * 7)
+
+
+def random_system(
+    seed: int,
+    *,
+    spinful: bool = False,
+    noise: float = 0.0,
+    dtype: type = np.float64,
+    numbers: Sequence[int] = (6, 7, 5, 6, 7, 7, 5),
+) -> DeephSystem:
     """Seven atoms of three elements, not grouped by element, in a small cell; S ≻ 0 is not claimed.
 
     `noise` breaks the Hermiticity of H by so much.
     """
     rng = np.random.default_rng(seed)
-    numbers = np.array([6, 7, 5, 6, 7, 7, 5], dtype=np.int64)
+    kinds = np.array(numbers, dtype=np.int64)
     corners = np.array([[x, y, z] for x in (0.0, 2.0) for y in (0.0, 2.0) for z in (0.0, 2.0)])[:7]
     structure = Structure(
-        numbers,
+        kinds,
         corners + rng.uniform(-0.2, 0.2, (7, 3)),
         4.5 * np.eye(3) + rng.uniform(0, 0.3, (3, 3)),
         np.ones(3, bool),
     )
-    orbitals = ORBITALS.orbitals(numbers)
+    orbitals = ORBITALS.orbitals(kinds)
     images = np.array([[a, b, c] for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-2, 0, 2)])
     pairs = [(*image, i, j) for image in images for i in range(7) for j in range(7) if rng.random() < 0.1]
     chosen = set(pairs) | {(0, 0, 0, i, i) for i in range(7)}

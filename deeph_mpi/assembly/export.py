@@ -32,6 +32,7 @@ def write_petsc(assembler: PencilAssembler, directory: Path) -> list[Path]:
     order = library.IS().createGeneral((first + np.arange(sizes.sum())).astype(library.IntType), comm=world.comm)
     written = []
     for matrix, name in ((pencil.h, "hamiltonian"), (pencil.s, "overlap")):
+        matrix.convert("aij")  # both triangles, so that rows can be put in another order
         written.append(_write(matrix.createSubMatrix(order, order), directory / f"{name}.petsc", assembler))
     order.destroy()
     pencil.destroy()

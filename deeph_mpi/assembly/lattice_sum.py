@@ -13,6 +13,8 @@ from deeph_mpi.errors import DataError
 
 __all__ = ["LatticeSum", "is_time_reversal_invariant"]
 
+_CHUNK = 2**14  # blocks gathered at a time
+
 
 def is_time_reversal_invariant(k: np.ndarray) -> bool:
     """Whether 2k is a reciprocal lattice vector (k fractional, (3,)), so that all phases are ±1."""
@@ -29,7 +31,7 @@ class _Shape:
         onsite: (m,) bool, blocks with i = j.
         indptr: (m + 1,) where the images of each begin.
         image: (n,) index of each block's R among the images.
-        entries: (n, rows * columns).
+        entries: (n, columns * rows): one column of a block after the other, as PETSc's blocked formats hold them.
         rows, columns: of one block.
     """
 
@@ -52,7 +54,7 @@ class LatticeSum:
 
         Args:
             blockset: all blocks of this rank's rows.
-            number: (n,) the pattern block of every block of `blockset`.
+            number: (n,) the pattern block of every block of `blockset`; −1 leaves it out.
             heights, widths: (n,) rows and columns of each block in the matrix.
             spin_diagonal: whether blocks are stored without spin, (rows / 2, columns / 2), and stand twice on the
                 diagonal: overlaps of a spinor Hamiltonian.
@@ -70,6 +72,7 @@ class LatticeSum:
         upper = pairs[:, 3] <= pairs[:, 4]
         visit = np.where(upper[:, None], pairs[:, :3], -pairs[:, :3])
         order = np.lexsort((visit[:, 2], visit[:, 1], visit[:, 0], number))
+        order = order[np.searchsorted(number, 0, sorter=order) :]
         same = (np.diff(number[order]) == 0) & (np.diff(image[order]) == 0)
         if same.any():
             twice = pairs[order[np.flatnonzero(same)[0]]]
@@ -106,8 +109,15 @@ class LatticeSum:
             cos[n], sin[n] = math.cos(angle), sign * math.sin(angle)
         return cos, sin
 
+    def release(self) -> None:
+        """Let go of the blocks: nothing can be summed any more."""
+        self.shapes = []
+
     def real(self, k: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Blocks at a time-reversal invariant k: (pattern blocks (m,), values (m, rows, columns) float64) per shape."""
+        """Blocks at a time-reversal invariant k: (pattern blocks (m,), values (m, rows, columns) float64) per shape.
+
+        Each block lies in memory one column after the other.
+        """
         cos, _ = self.phases(k)
         return [(shape.blocks, _hermitian(shape, self._sum(shape, cos))) for shape in self.shapes]
 
@@ -124,8 +134,7 @@ class LatticeSum:
             owner = np.repeat(np.arange(len(shape.blocks)), np.diff(shape.indptr))
             found = np.flatnonzero(np.isin(shape.image, home) & shape.onsite[owner])
             if len(found):
-                values = shape.entries[found].reshape(len(found), shape.rows, shape.columns)
-                result[shape.rows] = (shape.blocks[owner[found]], values)
+                result[shape.rows] = (shape.blocks[owner[found]], _by_columns(shape, shape.entries[found]))
         return result
 
     def _phased(self, shape: _Shape, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
@@ -137,17 +146,27 @@ class LatticeSum:
     def _sum(shape: _Shape, phase: np.ndarray) -> np.ndarray:
         count = len(shape.image)
         weights = csr_matrix((phase[shape.image], np.arange(count), shape.indptr), shape=(len(shape.blocks), count))
-        return np.asarray(weights @ shape.entries).reshape(len(shape.blocks), shape.rows, shape.columns)
+        return _by_columns(shape, np.asarray(weights @ shape.entries))
+
+
+def _by_columns(shape: _Shape, entries: np.ndarray) -> np.ndarray:
+    """Blocks (m, rows, columns) as a view of their columns (m, columns * rows)."""
+    return entries.reshape(len(entries), shape.columns, shape.rows).transpose(0, 2, 1)
 
 
 def _gather(blockset: BlockSet, chosen: np.ndarray, height: int, width: int, spin_diagonal: bool) -> np.ndarray:
-    """Blocks `chosen` as rows of an array (n, height * width)."""
+    """Blocks `chosen` by columns, as rows of an array (n, width * height)."""
+    h, w = (height // 2, width // 2) if spin_diagonal else (height, width)
+    by_columns = np.arange(h * w).reshape(h, w).T.ravel()
+    scalar = np.empty((len(chosen), h * w), dtype=blockset.entries.dtype)
+    for begin in range(0, len(chosen), _CHUNK):  # bounds the array of indices
+        part = slice(begin, begin + _CHUNK)
+        scalar[part] = blockset.entries[blockset.offsets[chosen[part], None] + by_columns]
     if not spin_diagonal:
-        return blockset.entries[blockset.offsets[chosen, None] + np.arange(height * width)]
-    scalar = blockset.entries[blockset.offsets[chosen, None] + np.arange(height * width // 4)]
-    values = np.zeros((len(chosen), 2, height // 2, 2, width // 2), dtype=scalar.dtype)
-    values[:, 0, :, 0, :] = values[:, 1, :, 1, :] = scalar.reshape(len(chosen), height // 2, width // 2)
-    return values.reshape(len(chosen), height * width)
+        return scalar
+    values = np.zeros((len(chosen), 2, w, 2, h), dtype=scalar.dtype)
+    values[:, 0, :, 0, :] = values[:, 1, :, 1, :] = scalar.reshape(len(chosen), w, h)
+    return values.reshape(len(chosen), width * height)
 
 
 def _hermitian(shape: _Shape, values: np.ndarray) -> np.ndarray:

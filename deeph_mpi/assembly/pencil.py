@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from deeph_mpi.assembly.hermiticity import require_hermitian
 from deeph_mpi.assembly.lattice_sum import LatticeSum, is_time_reversal_invariant
+from deeph_mpi.assembly.matrices import AllScalars, Layout, UpperBlocks, UpperScalars
 from deeph_mpi.assembly.pattern import BlockPattern
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
@@ -21,15 +21,25 @@ __all__ = ["PencilAssembler"]
 class PencilAssembler:
     """Blocks of this rank's rows, sorted once per structure; `pencil(k)` only applies the phases of k.
 
-    Holds its own sorted copy of the blocks: the caller may free the originals.
+    Holds its own sorted copy of the blocks: the caller may free the originals. Where the factorization is that of a
+    symmetric matrix, only blocks on and above the diagonal are held.
 
     Attributes:
         world: the ranks that share the matrices.
         rows: distribution of the rows.
-        nonzeros: elements of the common pattern of H and S over all ranks, at Γ.
+        nonzeros: elements of the common pattern of H and S over all ranks, at Γ, both triangles counted.
     """
 
-    def __init__(self, world: World, rows: RowMap, h: BlockSet, s: BlockSet, *, spinful: bool = False) -> None:
+    def __init__(
+        self,
+        world: World,
+        rows: RowMap,
+        h: BlockSet,
+        s: BlockSet,
+        *,
+        spinful: bool = False,
+        backend: str = "auto",
+    ) -> None:
         """Sort the blocks and number those of the common pattern, the union of H, S and the diagonal. Collective.
 
         Args:
@@ -38,11 +48,15 @@ class PencilAssembler:
             h: all blocks (R, i, j) of the owned atoms i, in eV.
             s: the same of the overlap; its list of pairs may differ from that of `h`.
             spinful: H is made of (2n_i, 2n_j) complex spinor blocks, S of (n_i, n_j) blocks without spin.
+            backend: package that will factor the matrices; it decides whether one triangle is enough.
 
         Raises:
             DataError: blocks of foreign rows, unknown atoms, double blocks or wrong sizes.
+            SolverError: H or S is not Hermitian.
         """
         self.world, self.rows = world, rows
+        self._triangle = petsc.factors_triangle(backend)
+        self._made: tuple[int, Layout] | None = None  # how matrices of dimension 1 or 2 times n are laid out
         with world.together():
             self._atoms = rows.partition.atoms(world.rank)
             numbers = self._number(h, s)
@@ -50,41 +64,80 @@ class PencilAssembler:
             self._s = self._sum(s, numbers[1], spin_diagonal=spinful)
             self._check_onsite()
             self._row_atom, self._column_atom = self._blocks[:, 0], rows.order[self._blocks[:, 1]]
-        local = int((rows.sizes[self._atoms[self._row_atom]] * rows.sizes[self._column_atom]).sum())
-        self.nonzeros = int(world.comm.allreduce(local))
+        require_hermitian(world, rows, h, rows.sizes, "Hamiltonian")
+        require_hermitian(world, rows, s, rows.sizes // (2 if spinful else 1), "overlap")
+        elements = rows.sizes[self._atoms[self._row_atom]] * rows.sizes[self._column_atom]
+        if self._triangle:
+            elements = elements * np.where(self._atoms[self._row_atom] == self._column_atom, 1, 2)
+        self.nonzeros = int(world.comm.allreduce(int(elements.sum())))
 
-    def pencil(self, k: np.ndarray) -> Pencil:
+    def pencil(self, k: np.ndarray, former: Pencil | None = None) -> Pencil:
         """The pencil at k (3,) fractional. Collective; the caller destroys it.
 
         At time-reversal invariant k (2k a reciprocal lattice vector) without spinors the matrices are real, of
         dimension n. Elsewhere they take the doubled real form of dimension 2n, or are complex in complex builds of PETSc.
+
+        Args:
+            k: fractional.
+            former: a pencil of this assembler at another k; where its pattern is the same it is filled anew and
+                returned, else it is left alone.
 
         Raises:
             SolverError: when dimension or non-zeros exceed PETSc's integers.
         """
         k = np.asarray(k, dtype=np.float64)
         real = is_time_reversal_invariant(k) and not (self._h.is_complex or self._s.is_complex)
-        doubled = not real and not petsc.is_complex()
-        factor = 2 if doubled else 1
-        with self.world.together():
-            self._check_limits(factor)
-        sizes = self.rows.sizes * factor
-        pattern = BlockPattern.build(
-            self._row_atom, sizes[self._atoms], self.rows.first[self._column_atom] * factor, sizes[self._column_atom]
-        )
-        h = self._matrix(self._h, pattern, k, real, factor)
-        s = self._matrix(self._s, pattern, k, real, factor)
-        if not doubled:
-            return Pencil(self.world, h, s)
+        factor = 1 if real or petsc.is_complex() else 2
+        if self._made is None or self._made[0] != factor:
+            with self.world.together():
+                self._check_limits(factor)
+                self._made = factor, self._layout(factor)
+        layout = self._made[1]
+        pencil = former if former is not None and former.multiplicity == factor else self._empty(layout, factor)
+        for matrix, lattice_sum in ((pencil.h, self._h), (pencil.s, self._s)):
+            sums = lattice_sum.real(k) if real else lattice_sum.complex(k)
+            layout.fill(matrix, ((n, _doubled(x)) for n, x in sums) if factor == 2 else sums)
+            del sums
+        return pencil
+
+    def release(self) -> None:
+        """Free the blocks: no other pencil will be asked for. Local."""
+        self._h.release()
+        self._s.release()
+
+    def _empty(self, layout: Layout, factor: int) -> Pencil:
+        local, whole = int(self.rows.sizes[self._atoms].sum()) * factor, self.rows.dimension * factor
+        h, s = (layout.create(self.world, local, whole) for _ in range(2))
+        if factor == 1:
+            return Pencil(self.world, h, s, block=self._block(factor))
         mine = self.rows.sizes[self._atoms]
         within = np.arange(mine.sum())
         real_part = within + np.repeat(np.cumsum(mine) - mine, mine)
-        return Pencil(self.world, h, s, real_part, real_part + np.repeat(mine, mine))
+        return Pencil(self.world, h, s, real_part, real_part + np.repeat(mine, mine), self._block(factor))
+
+    def _block(self, factor: int) -> int:
+        """Rows of every atom where all have as many, else 1."""
+        sizes = self.rows.sizes
+        return int(sizes[0]) * factor if (sizes == sizes[0]).all() else 1
+
+    def _layout(self, factor: int) -> Layout:
+        sizes = self.rows.sizes * factor
+        # MatAXPY of PETSc (3.18 to 3.26 at least) adds a fraction of the elements only to matrices of larger blocks that are
+        # spread over ranks.
+        if self._triangle and self._block(factor) > 1 and self.world.size == 1:
+            counts = np.bincount(self._row_atom, minlength=len(self._atoms))
+            return UpperBlocks(int(sizes[0]), np.concatenate([[0], np.cumsum(counts)]), self._blocks[:, 1])
+        pattern = BlockPattern.build(
+            self._row_atom, sizes[self._atoms], self.rows.first[self._column_atom] * factor, sizes[self._column_atom]
+        )
+        if self._triangle:
+            return UpperScalars.of(pattern, self.rows.rows(self.world.rank)[0] * factor)
+        return AllScalars.of(pattern)
 
     def onsite_levels(self) -> np.ndarray:
         """Eigenvalues (m,) of the owned atoms' blocks (R = 0, i, i), eV: the levels that hopping broadens into bands.
 
-        Local. A first guess of where the spectrum fills up, not a result.
+        Local, before `release`. A first guess of where the spectrum fills up, not a result.
         """
         overlaps = self._s.onsite()
         levels = []
@@ -103,19 +156,25 @@ class PencilAssembler:
     def _number(self, h: BlockSet, s: BlockSet) -> list[np.ndarray]:
         """Number the blocks (i, j) of the union; sets `_blocks` (m, 2): local row atom, place of the column atom."""
         atoms = len(self.rows.sizes)
+        place = self.rows.place
         local = np.full(atoms, -1, dtype=np.int64)
         local[self._atoms] = np.arange(len(self._atoms))
-        keys = [local[self._atoms] * atoms + self.rows.place[self._atoms]]
+        keys = [local[self._atoms] * atoms + place[self._atoms]]
         for name, blocks in (("Hamiltonian", h), ("overlap", s)):
             ij = blocks.pairs[:, 3:]
             if len(ij) and (ij.min() < 0 or ij.max() >= atoms):
                 raise DataError(f"the {name} has blocks of atom {ij.max()}, but the structure has {atoms} atoms")
             if (local[ij[:, 0]] < 0).any():
                 raise DataError(f"the {name} given to rank {self.world.rank} has blocks of rows that it does not own")
-            keys.append(local[ij[:, 0]] * atoms + self.rows.place[ij[:, 1]])
+            key = local[ij[:, 0]] * atoms + place[ij[:, 1]]
+            if self._triangle:
+                key[place[ij[:, 0]] > place[ij[:, 1]]] = -1
+            keys.append(key)
         unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+        below = int(unique[0] < 0) if len(unique) else 0  # the number of what is left out, if anything is
+        unique = unique[below:]
         self._blocks = np.stack([unique // atoms, unique % atoms], axis=1)
-        return np.split(inverse.reshape(-1)[len(keys[0]) :], [len(keys[1])])
+        return np.split(inverse.reshape(-1)[len(keys[0]) :] - below, [len(keys[1])])
 
     def _sum(self, blocks: BlockSet, number: np.ndarray, *, spin_diagonal: bool) -> LatticeSum:
         sizes = self.rows.sizes
@@ -133,22 +192,13 @@ class PencilAssembler:
                 "or a PETSc built with --with-64-bit-indices"
             )
 
-    def _matrix(self, lattice_sum: LatticeSum, pattern: BlockPattern, k: np.ndarray, real: bool, factor: int) -> Any:
-        library, _ = petsc.load()
-        data = np.zeros(len(pattern.indices), dtype=library.ScalarType)
-        for blocks, values in lattice_sum.real(k) if real else lattice_sum.complex(k):
-            pattern.scatter(data, blocks, _doubled(values) if factor == 2 else values)
-        begin, end = (row * factor for row in self.rows.rows(self.world.rank))
-        shape = (end - begin, self.rows.dimension * factor)
-        csr = (pattern.indptr.astype(library.IntType), pattern.indices.astype(library.IntType), data)
-        matrix = library.Mat().createAIJ(size=(shape, shape), csr=csr, comm=self.world.comm)
-        option = library.Mat.Option
-        matrix.setOption(option.HERMITIAN if petsc.is_complex() else option.SYMMETRIC, True)
-        return matrix
-
 
 def _doubled(values: np.ndarray) -> np.ndarray:
-    """Complex blocks (m, r, c) as real ones [[Re, −Im], [Im, Re]], (m, 2r, 2c)."""
-    top = np.concatenate([values.real, -values.imag], axis=2)
-    bottom = np.concatenate([values.imag, values.real], axis=2)
-    return np.concatenate([top, bottom], axis=1)
+    """Complex blocks (m, r, c) as real ones [[Re, −Im], [Im, Re]], (m, 2r, 2c), each by columns."""
+    m, r, c = values.shape
+    result = np.empty((m, 2, c, 2, r))
+    by_columns = values.transpose(0, 2, 1)
+    result[:, 0, :, 0] = result[:, 1, :, 1] = by_columns.real
+    result[:, 0, :, 1] = by_columns.imag
+    np.negative(by_columns.imag, out=result[:, 1, :, 0])
+    return result.reshape(m, 2 * c, 2 * r).transpose(0, 2, 1)

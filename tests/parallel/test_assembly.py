@@ -13,11 +13,11 @@ from deeph_mpi.assembly.pencil import PencilAssembler
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.domain.partition import Partition
-from deeph_mpi.errors import DataError, DeephError
+from deeph_mpi.errors import DeephError, SolverError
 from deeph_mpi.parallel import World
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.pencil import Pencil
-from tests.systems import ORBITALS, random_system
+from tests.systems import ORBITALS, carbon_system, random_system
 
 KPOINTS = [(0.0, 0.0, 0.0), (0.5, 0.0, 0.5), (0.21, -0.13, 0.37), (1 / 3, 1 / 3, 0.0)]
 
@@ -53,8 +53,16 @@ def bloch(blocks: BlockSet, sizes: np.ndarray, k: tuple[float, ...]) -> np.ndarr
 def dense(world: World, pencil: Pencil, matrix: object, rows: RowMap) -> np.ndarray:
     """All rows of a distributed matrix, undone from the doubled form, in atom order."""
     low, high = matrix.getOwnershipRange()
-    indptr, indices, data = matrix.getValuesCSR()
-    local = scipy.sparse.csr_matrix((data, indices, indptr), shape=(high - low, matrix.getSize()[0])).toarray()
+    unit, column = matrix.createVecs()
+    local = np.empty((high - low, matrix.getSize()[0]))
+    for n in range(local.shape[1]):
+        unit.set(0.0)
+        if low <= n < high:
+            unit.getArray()[n - low] = 1.0
+        matrix.mult(unit, column)
+        local[:, n] = column.getArray()
+    unit.destroy()
+    column.destroy()
     whole = np.concatenate(world.comm.allgather(local))
     assert np.array_equal(whole, whole.T), "not symmetric to the bit"
     if pencil.multiplicity == 2:
@@ -95,7 +103,47 @@ def test_pencil_is_the_bloch_sum(world: World, spinful: bool, layout: str) -> No
             scalar = (np.cumsum(orbitals) - orbitals)[atom] + up_and_down
             overlap = overlap[np.ix_(scalar, scalar)] * (spin[:, None] == spin)
         np.testing.assert_allclose(dense(world, pencil, pencil.s, rows), overlap, atol=1e-12)
-        pencil.require_hermitian()
+        pencil.destroy()
+
+
+def test_pencil_is_filled_anew(world: World) -> None:
+    system = random_system(3)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    partition = owners(world, len(orbitals), "random")
+    rows = RowMap(partition, orbitals)
+    mine = partition.atoms(world.rank)
+    assembler = PencilAssembler(
+        world, rows, part(system.hamiltonian, orbitals, mine), part(system.overlap, orbitals, mine)
+    )
+    first = assembler.pencil(np.array(KPOINTS[2]))
+    second = assembler.pencil(np.array(KPOINTS[3]), first)
+    assert second is first
+    np.testing.assert_allclose(
+        dense(world, second, second.h, rows), bloch(system.hamiltonian, orbitals, KPOINTS[3]), atol=1e-12
+    )
+    gamma = assembler.pencil(np.array(KPOINTS[0]), second)
+    assert gamma is not second, "real and doubled matrices have different patterns"
+    second.destroy()
+    gamma.destroy()
+
+
+@pytest.mark.parametrize("layout", ["random", "last"])
+def test_atoms_of_one_size_are_held_by_blocks(world: World, layout: str) -> None:
+    system = carbon_system()
+    orbitals = np.full(len(system.structure), 13)
+    partition = owners(world, len(orbitals), layout)
+    rows = RowMap(partition, orbitals)
+    mine = partition.atoms(world.rank)
+    assert system.hamiltonian is not None
+    assembler = PencilAssembler(
+        world, rows, part(system.hamiltonian, orbitals, mine), part(system.overlap, orbitals, mine)
+    )
+    for k in KPOINTS:
+        pencil = assembler.pencil(np.array(k))
+        assert pencil.block == 13 * pencil.multiplicity
+        for matrix, blocks in ((pencil.h, system.hamiltonian), (pencil.s, system.overlap)):
+            np.testing.assert_allclose(dense(world, pencil, matrix, rows), bloch(blocks, orbitals, k), atol=1e-12)
         pencil.destroy()
 
 
@@ -133,7 +181,7 @@ def test_bad_blocks_are_refused_by_all_ranks(world: World) -> None:
     mine = partition.atoms(world.rank)
 
     def refused(h: BlockSet, s: BlockSet, message: str) -> None:
-        with pytest.raises(DataError, match=message) as caught:
+        with pytest.raises(DeephError, match=message) as caught:
             PencilAssembler(world, rows, h, s)
         assert caught.value.everywhere
 
@@ -143,7 +191,7 @@ def test_bad_blocks_are_refused_by_all_ranks(world: World) -> None:
     if world.rank == owner_of_first:
         pairs = np.concatenate([good_h.pairs, good_h.pairs[:1]])
         twice = BlockSet.allocate(pairs, orbitals, np.float64)
-    refused(twice, good_s, "given twice")
+    refused(twice, good_s, "given twice|not Hermitian")  # the latter: a block below the diagonal
     onsite = (good_s.pairs[:, 3] == 0) & (good_s.pairs[:, 4] == 0) & ~good_s.pairs[:, :3].any(axis=1)
     refused(good_h, BlockSet.allocate(good_s.pairs[~onsite], orbitals, np.float64), "lacks 1 onsite block")
     wrong = BlockSet(good_h.pairs, good_h.offsets[: len(good_h) + 1] * 2, np.zeros(2 * len(good_h.entries)))
@@ -154,21 +202,17 @@ def test_bad_blocks_are_refused_by_all_ranks(world: World) -> None:
 
 
 def test_asymmetric_matrix_is_refused(world: World) -> None:
-    system = random_system(6, noise=1e-3)
-    assert system.hamiltonian is not None
-    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    noisy, good = random_system(6, noise=1e-7), random_system(6)
+    orbitals = ORBITALS.orbitals(good.structure.numbers)
     partition = owners(world, len(orbitals), "random")
     mine = partition.atoms(world.rank)
-    assembler = PencilAssembler(
-        world,
-        RowMap(partition, orbitals),
-        part(system.hamiltonian, orbitals, mine),
-        part(system.overlap, orbitals, mine),
-    )
-    pencil = assembler.pencil(np.array(KPOINTS[2]))
-    with pytest.raises(DeephError, match="Hamiltonian is not Hermitian"):
-        pencil.require_hermitian()
-    pencil.destroy()
+    for bad, name in ((noisy, "Hamiltonian"), (good, "overlap")):
+        h, s = (bad.hamiltonian, good.overlap) if name == "Hamiltonian" else (good.hamiltonian, noisy.hamiltonian)
+        assert h is not None
+        assert s is not None
+        with pytest.raises(SolverError, match=f"{name} is not Hermitian") as caught:
+            PencilAssembler(world, RowMap(partition, orbitals), part(h, orbitals, mine), part(s, orbitals, mine))
+        assert caught.value.everywhere
 
 
 def test_petsc_files_are_in_atom_order(world: World, shared_path: Path) -> None:
