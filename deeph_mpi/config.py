@@ -19,6 +19,7 @@ from deeph_mpi.configfile import InputDirectory, InputFile, OutputDirectory, Sch
 
 __all__ = [
     "DataSection",
+    "DosSection",
     "HamiltonianSection",
     "InferConfig",
     "InferOutputSection",
@@ -122,6 +123,9 @@ class SolveSection(Section):
     )
     window: Window = key(None, "all states in [lower, upper] around the target, their number proved", unit="eV")
     eigenvectors: bool = key(False, "whether eigenvectors are written to results.h5")
+    projections: bool = key(
+        True, "whether populations of every state by atom and shell are written to results.h5, for `deeph-mpi plot`"
+    )
     temperature_K: float = key(300.0, "electronic temperature of the Fermi level on k meshes", unit="K", gt=0)
     charge: float = key(0.0, "charge of the cell; positive values remove electrons", unit="e")
 
@@ -132,6 +136,73 @@ class SolveSection(Section):
         if self.states is None and self.window is None:
             self.states = 40
         if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be [lower, upper] with lower < upper, not {self.window}")
+        return self
+
+
+class FactorizationSection(Section):
+    """How H − σS is factored."""
+
+    backend: str = key(
+        "auto",
+        'package of PETSc that factors; "auto": the first that `deeph-mpi info` lists. Only "mumps", with real scalars, '
+        "proves counts",
+    )
+    out_of_core: Literal["auto", "always", "never"] = key(
+        "auto", 'whether the factor lies on disk (mumps); "auto": when it does not fit in memory'
+    )
+    scratch: InputDirectory | None = key(
+        None, "directory for a factor on disk; by default that of the system for temporary files"
+    )
+    memory_gb: float | None = key(
+        None,
+        "memory that a factorization may take on each rank; by default nine tenths of what is free",
+        unit="GB",
+        gt=0,
+    )
+    low_rank: float = key(
+        0.0,
+        "relative tolerance of block low-rank compression (mumps), 0: none; a smaller factor, counts not proved",
+        ge=0,
+        lt=1,
+    )
+
+
+class DosSection(Section):
+    """Densities of states, at the k-points of [solve]."""
+
+    enabled: bool = key(False, "whether densities of states are computed")
+    method: Literal["stochastic", "inertia"] = key(
+        "stochastic",
+        '"stochastic": cost proportional to the atoms, error bars, no factorization; "inertia": levels counted exactly '
+        "between energies, one factorization for each",
+    )
+    center: Target = key(
+        "fermi",
+        'energy in the middle; "fermi": that of the states solved, without them (and for inertia) the guess that comes with '
+        "the checkpoint or Hamiltonian",
+        unit="eV",
+    )
+    window: Window = key([-1.0, 1.0], "energies [lower, upper] around the center", unit="eV")
+    resolution: float = key(
+        0.05, "standard deviation of the Gaussian that each level becomes; for inertia the interval", unit="eV", gt=0
+    )
+    step: float | None = key(
+        None, "distance of the energies given; by default a third of the resolution, for inertia all of it", unit="eV", gt=0
+    )
+    vectors: int = key(64, "random vectors at every k-point, in batches of 32; the error falls like 1/√vectors", ge=1)
+    minutes: float | None = key(None, "wall-clock limit after which no batch is begun", unit="min", gt=0)
+    seed: int = key(0, "seed of the random vectors", ge=0)
+    atoms: list[Annotated[int, Field(ge=0)]] = key([], "atoms (counted from 0) whose local density is computed")
+    projection: Literal["mulliken", "green"] = key(
+        "mulliken", 'of local densities: "mulliken" adds up to the total, "green" (−Im G/π) is positive'
+    )
+    tolerance: float = key(1e-4, "relative residual of the inner iterations", gt=0, lt=0.1)
+    buffer: float = key(3.0, "radius around clusters of the approximate inverse", unit="Å", gt=0)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.window is None or not self.window[0] < self.window[1]:
             raise ValueError(f"window must be [lower, upper] with lower < upper, not {self.window}")
         return self
 
@@ -163,6 +234,8 @@ class InferConfig(Schema):
     structure: StructureSection
     model: ModelSection
     solve: SolveSection = _empty()
+    factorization: FactorizationSection = _empty()
+    dos: DosSection = _empty()
     output: InferOutputSection = _empty()
 
 
@@ -171,12 +244,14 @@ class SolveConfig(Schema):
 
     hamiltonian: HamiltonianSection
     solve: SolveSection = _empty()
+    factorization: FactorizationSection = _empty()
+    dos: DosSection = _empty()
     output: OutputSection = _empty()
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
-        if not self.solve.enabled:
-            raise ValueError("nothing to do: solve.enabled is false")
+        if not self.solve.enabled and not self.dos.enabled:
+            raise ValueError("nothing to do: solve.enabled and dos.enabled are false")
         return self
 
 

@@ -56,7 +56,9 @@ def infer(config: InferConfig, world: World) -> None:
         if config.solve.enabled:
             from deeph_mpi.solve import plan_spectrum, run_spectrum  # PETSc: not needed to predict alone
 
-            spectrum_plan = plan_spectrum(world, config.solve, structure, electrons, guess=model.facts.fermi_energy)
+            spectrum_plan = plan_spectrum(
+                world, config.solve, config.factorization, structure, electrons, guess=model.facts.fermi_energy
+            )
         leaders = network_leaders(world, config.model.ranks_per_node)
         device = rank_device(world, leaders)
         model.to(device)
@@ -114,7 +116,8 @@ def infer(config: InferConfig, world: World) -> None:
                     own.append(hand_over(world, blocks, partition, leaders, orbitals))
                     del blocks
         with stages("assemble"):
-            assembler = PencilAssembler(world, RowMap(partition, orbitals), *(own or held))
+            backend = config.factorization.backend
+            assembler = PencilAssembler(world, RowMap(partition, orbitals), *(own or held), backend=backend)
         del own
     if keep == "deeph":
         with stages("write"):
@@ -128,6 +131,7 @@ def infer(config: InferConfig, world: World) -> None:
         with stages("write"):
             write_petsc(assembler, directory)
     if config.solve.enabled:
-        run_spectrum(assembler, structure, spectrum_plan, config.output, stages, config.model_dump_json())
+        shells = model.settings.orbitals
+        run_spectrum(assembler, structure, shells, spectrum_plan, config.output, stages, config.model_dump_json())
     else:
         log.info("\n%s", stages.summary())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from deeph_mpi._version import __version__
 from deeph_mpi.assembly.pencil import PencilAssembler
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.config import OutputSection, SolveConfig, SolveSection
+from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.basis.shells import ShellTable
+from deeph_mpi.config import FactorizationSection, OutputSection, SolveConfig, SolveSection
 from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.deeph import check_same_pairs
 from deeph_mpi.data.geometry import read_geometry
@@ -31,6 +33,7 @@ from deeph_mpi.results.store import write_results
 from deeph_mpi.results.summary import summarize
 from deeph_mpi.results.textfile import write_text
 from deeph_mpi.solvers import petsc
+from deeph_mpi.solvers.backends import FactorOptions, choose_backend
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
 
@@ -50,7 +53,13 @@ def solve(config: SolveConfig, world: World) -> Spectrum:
     with stages("read"):
         structure, info = world.on_root(read_geometry, directory)
         plan = plan_spectrum(
-            world, config.solve, structure, info.occupation, spinful=info.spinful, guess=info.fermi_energy_eV
+            world,
+            config.solve,
+            config.factorization,
+            structure,
+            info.occupation,
+            spinful=info.spinful,
+            guess=info.fermi_energy_eV,
         )
         orbitals = info.orbital_map.orbitals(structure.numbers)
         weights = _row_elements(world, directory / "hamiltonian.h5", orbitals)
@@ -64,9 +73,10 @@ def solve(config: SolveConfig, world: World) -> Spectrum:
                 check_same_pairs(h, s, str(directory))
     with stages("assemble"):
         rows = RowMap(partition, orbitals * (2 if info.spinful else 1))
-        assembler = PencilAssembler(world, rows, h, s, spinful=info.spinful)
+        backend = plan.options.factor.backend
+        assembler = PencilAssembler(world, rows, h, s, spinful=info.spinful, backend=backend)
         del h, s  # before the factorization needs the memory
-    return run_spectrum(assembler, structure, plan, config.output, stages, config.model_dump_json())
+    return run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, config.model_dump_json())
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class SpectrumPlan:
         kpoints: (nk, 3) fractional.
         weights: (nk,) of a mesh, else None.
         is_mesh: whether the k-points sample the zone.
+        projections: whether the populations of the states are kept.
     """
 
     options: SolveOptions
@@ -86,11 +97,13 @@ class SpectrumPlan:
     kpoints: np.ndarray
     weights: np.ndarray | None
     is_mesh: bool
+    projections: bool
 
 
 def plan_spectrum(
     world: World,
     solve: SolveSection,
+    factorization: FactorizationSection,
     structure: Structure,
     electrons: float | None,
     *,
@@ -127,8 +140,19 @@ def plan_spectrum(
         guess=guess,
         temperature=solve.temperature_K,
         eigenvectors=solve.eigenvectors,
+        factor=world.on_root(_factor_options, factorization, world.size),
     )
-    return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None)
+    return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None, solve.projections)
+
+
+def _factor_options(section: FactorizationSection, ranks: int) -> FactorOptions:
+    options = FactorOptions(
+        backend=choose_backend(section.backend, ranks),
+        out_of_core=section.out_of_core,
+        memory=None if section.memory_gb is None else int(section.memory_gb * 1e9),
+        low_rank=section.low_rank,
+    )
+    return options if section.scratch is None else replace(options, scratch=section.scratch)
 
 
 def _everywhere(error: DeephError) -> DeephError:
@@ -139,6 +163,7 @@ def _everywhere(error: DeephError) -> DeephError:
 def run_spectrum(
     assembler: PencilAssembler,
     structure: Structure,
+    orbital_map: OrbitalMap,
     plan: SpectrumPlan,
     output: OutputSection,
     stages: Stages,
@@ -149,6 +174,7 @@ def run_spectrum(
     Args:
         assembler: of H(k) and S(k).
         structure: the atoms, replicated.
+        orbital_map: their shells.
         plan: see `plan_spectrum`.
         output: section of the configuration.
         stages: seconds and memory so far.
@@ -162,9 +188,13 @@ def run_spectrum(
     """
     world, rows, options = assembler.world, assembler.rows, plan.options
     kpoints = plan.kpoints
+    shells = ShellTable.build(structure.numbers, orbital_map) if plan.projections else None
+    if shells is not None:
+        groups = shells.groups(rows.partition.atoms(world.rank), spins=3 - options.degeneracy)
+        options = replace(options, groups=groups)
     log.info("%d orbitals, %d matrix elements, %d k-points", rows.dimension, assembler.nonzeros, len(kpoints))
     with stages("solve"), progress(world, "k-points", len(kpoints)) as bar:
-        result = spectrum(assembler, kpoints, options, plan.weights, lambda line: bar.advance(note=line))
+        result = spectrum(assembler, kpoints, options, plan.weights, lambda line: bar.advance(note=line), release=True)
     record = _record(result, plan)
     run = RunRecord(
         version=__version__,
@@ -179,7 +209,17 @@ def run_spectrum(
         temperature=options.temperature,
         stages=stages.table(),
     )
-    write_results(world, output.directory / "results.h5", run, record, result.vectors, rows)
+    write_results(
+        world,
+        output.directory / "results.h5",
+        run,
+        record,
+        result.vectors,
+        rows,
+        structure=structure,
+        populations=result.populations,
+        shells=shells,
+    )
     world.on_root(_write_readable, run, record, output)
     return result
 

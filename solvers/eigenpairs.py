@@ -22,11 +22,13 @@ class Eigenpairs:
         energies: (m,) float64, eV.
         vectors: (local_dimension, m), the rows of this rank; (0, m) once they were dropped.
         residuals: (m,) float64, ‖H x − E S x‖₂ / ‖S x‖₂ in eV.
+        populations: (groups of this rank, m) float32, see `mulliken_populations`; None where they were not asked for.
     """
 
     energies: np.ndarray
     vectors: np.ndarray
     residuals: np.ndarray
+    populations: np.ndarray | None = None
 
     @classmethod
     def none(cls, pencil: Pencil) -> Eigenpairs:
@@ -38,7 +40,8 @@ class Eigenpairs:
 
     def take(self, chosen: np.ndarray) -> Eigenpairs:
         """The pairs at indices, or where a mask is true."""
-        return Eigenpairs(self.energies[chosen], self.vectors[:, chosen], self.residuals[chosen])
+        populations = None if self.populations is None else self.populations[:, chosen]
+        return Eigenpairs(self.energies[chosen], self.vectors[:, chosen], self.residuals[chosen], populations)
 
     def extended(self, pencil: Pencil, candidates: np.ndarray, tolerance: float) -> Eigenpairs:
         """Add what is new in approximate eigenvectors, by S-orthogonalization and Rayleigh-Ritz. Collective.

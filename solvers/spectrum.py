@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
 from deeph_mpi.errors import SolverError
+from deeph_mpi.parallel.memory import return_freed_memory
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers.backends import FactorOptions
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.fermi import BOLTZMANN_EV, FermiLevel, Filling, fermi_level, frontier_states
 from deeph_mpi.solvers.pencil import Pencil
+from deeph_mpi.solvers.populations import mulliken_populations
 from deeph_mpi.solvers.slicing import CLUSTER, nearest_states, states_in_window
 from deeph_mpi.solvers.states import States
 
@@ -51,6 +53,7 @@ class SolveOptions:
         guess: of the Fermi level in eV, saves factorizations; None: estimated from the onsite blocks.
         temperature: K, of the occupations that fix the Fermi level of a metal.
         eigenvectors: whether they are kept.
+        groups: (rows of this rank,) group of orbitals of every row, for the populations of the states; None: not computed.
         factor: how matrices are factored.
     """
 
@@ -62,6 +65,7 @@ class SolveOptions:
     guess: float | None = None
     temperature: float = 300.0
     eigenvectors: bool = False
+    groups: np.ndarray | None = None
     factor: FactorOptions = field(default_factory=FactorOptions)
 
     @property
@@ -84,6 +88,7 @@ class Spectrum:
         intervals: (nk, 2) eV, where they are all.
         fermi: the Fermi level, None when not determined.
         vectors: per k-point (rows of this rank, states) S-orthonormal, or None when not kept.
+        populations: per k-point (groups of this rank, states) float32, or None when not asked for.
         factorizations: how many were made.
         notes: what a reader must know, one sentence each.
     """
@@ -97,6 +102,7 @@ class Spectrum:
     intervals: np.ndarray
     fermi: FermiLevel | None
     vectors: list[np.ndarray] | None
+    populations: list[np.ndarray] | None
     factorizations: int
     notes: list[str] = field(default_factory=list)
 
@@ -107,6 +113,8 @@ def spectrum(
     options: SolveOptions,
     weights: np.ndarray | None = None,
     progress: Callable[[str], None] = lambda message: None,
+    *,
+    release: bool = False,
 ) -> Spectrum:
     """Solve at every k-point (nk, 3). Collective.
 
@@ -116,11 +124,12 @@ def spectrum(
         options: what is asked.
         weights: (nk,) of a mesh reduced by symmetry; equal when None.
         progress: called with one line per k-point, on every rank.
+        release: whether the assembler may let go of its blocks when no other pencil will be asked of it.
 
     Raises:
         SolverError: indefinite S, H not Hermitian, no memory, no electron count for target "fermi", or no convergence.
     """
-    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options)
+    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options, release)
     share = np.ones(len(points.kpoints)) if weights is None else np.asarray(weights, dtype=np.float64)
     share = share / share.sum()
     try:
@@ -246,8 +255,9 @@ def _guess(assembler: Assembler, filling: Filling) -> float:
 class _Points:
     """The pencil and factor of one k-point at a time."""
 
-    def __init__(self, assembler: Assembler, kpoints: np.ndarray, options: SolveOptions) -> None:
+    def __init__(self, assembler: Assembler, kpoints: np.ndarray, options: SolveOptions, release: bool) -> None:
         self.assembler, self.kpoints, self.options = assembler, kpoints, options
+        self._release = release and len(kpoints) == 1
         self.factorizations = 0
         self._open: tuple[int, Pencil, ShiftedFactor] | None = None
 
@@ -256,6 +266,9 @@ class _Points:
         if self._open is None or self._open[0] != index:
             former = None if self._open is None else self._open[1]
             pencil = self.assembler.pencil(self.kpoints[index], former)
+            if self._release:
+                self.assembler.release()
+                return_freed_memory()
             if pencil is former and self._open is not None:  # the same pattern: its symbolic analysis serves again
                 factor = self._open[2]
                 factor.renew()
@@ -267,12 +280,15 @@ class _Points:
         return self._open[2]
 
     def kept(self, states: States, *, searching: bool = False) -> States:
-        """What is kept of a k-point that is done: eigenvectors only where they may be part of the answer.
+        """What is kept of a k-point that is still open: vectors and populations only where they may be part of the answer.
 
         States found while `searching` for E_F are when those nearest it are asked for, and not for a window around it.
         """
-        wanted = self.options.eigenvectors and not (searching and self.options.window is not None)
-        return states if wanted else states.without_vectors()
+        wanted = not (searching and self.options.window is not None)
+        if wanted and self.options.groups is not None and self._open is not None:
+            found = mulliken_populations(self._open[1], states.pairs, self.options.groups, CLUSTER)
+            states = replace(states, pairs=replace(states.pairs, populations=found))
+        return states if wanted and self.options.eigenvectors else states.without_vectors()
 
     def report(self, index: int, states: States) -> str:
         """One line about the states of a k-point."""
@@ -313,6 +329,7 @@ def _table(
         np.array([[s.lower, s.upper] for s in states]),
         fermi,
         [s.pairs.vectors for s in states] if options.eigenvectors else None,
+        None if options.groups is None else [p for s in states if (p := s.pairs.populations) is not None],
         points.factorizations,
         notes,
     )

@@ -58,7 +58,7 @@ class States:
         return energy
 
     def without_vectors(self) -> States:
-        """The same energies and residuals; the eigenvectors are let go."""
+        """The same energies, residuals and populations; the eigenvectors are let go."""
         return replace(self, pairs=replace(self.pairs, vectors=np.empty((0, len(self)))))
 
     def between(self, lower: float, upper: float) -> States:

@@ -111,7 +111,7 @@ class LatticeSum:
 
     def release(self) -> None:
         """Let go of the blocks: nothing can be summed any more."""
-        self.shapes = []
+        del self.shapes
 
     def real(self, k: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Blocks at a time-reversal invariant k: (pattern blocks (m,), values (m, rows, columns) float64) per shape.
