@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
-from ase.io import write
 
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.parallel import World
-from deeph_mpi.results.textfile import write_text
+from deeph_mpi.results.atomfile import write_atom_columns
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["FAR", "report_environments"]
@@ -65,9 +62,4 @@ def report_environments(
                 "extrapolating: %d atoms have environments unlike the training set (novelty above %g), worst: atom %d",
                 len(far), FAR, worst,
             )  # fmt: skip
-        atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
-        for name, value in columns.items():
-            atoms.new_array(name, value)
-        buffer = io.StringIO()
-        write(buffer, atoms, format="extxyz", parallel=False)
-        write_text(directory / "environments.extxyz", buffer.getvalue())
+        write_atom_columns(directory / "environments.extxyz", structure, columns)

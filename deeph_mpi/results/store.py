@@ -13,11 +13,13 @@ import h5py
 import numpy as np
 
 from deeph_mpi.assembly.rows import RowMap
+from deeph_mpi.basis.shells import ShellTable
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel.stages import StageRow
 from deeph_mpi.parallel.world import World
 from deeph_mpi.results.dos import density_of_states
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
+from deeph_mpi.structure.structure import Structure
 
 __all__ = ["read_results", "write_results"]
 
@@ -32,11 +34,17 @@ def write_results(
     spectrum: SpectrumRecord,
     vectors: Sequence[np.ndarray] | None = None,
     rows: RowMap | None = None,
+    *,
+    structure: Structure | None = None,
+    populations: Sequence[np.ndarray] | None = None,
+    shells: ShellTable | None = None,
 ) -> None:
     """Write results.h5 from rank 0. Collective.
 
     Eigenvectors are stored as `spectrum/eigenvectors` (nk, n, orbitals), zero-padded, S-orthonormal, orbitals in the
-    atom order of the structure; they reach rank 0 one state at a time.
+    atom order of the structure; Mulliken populations as `projections/weights` (nk, n, shells of all atoms) float32, with
+    `projections/atom`, `shell` and `l` of each; the atoms as `structure/numbers`, `positions`, `cell` and `pbc`. Vectors and
+    populations reach rank 0 one state at a time.
 
     Args:
         world: the ranks.
@@ -44,14 +52,22 @@ def write_results(
         run, spectrum: the same on all ranks.
         vectors: per k-point (rows of this rank, states), or None.
         rows: distribution of the rows of `vectors`.
+        structure: the atoms; None: not stored.
+        populations: per k-point (shells of this rank's atoms, states), or None.
+        shells: of all atoms, with `populations`.
 
     Raises:
         DeephError: on all ranks, when the file cannot be written.
     """
     temporary = path.with_name(path.name + ".part")
-    world.on_root(_write_tables, temporary, run, spectrum)
+    world.on_root(_write_tables, temporary, run, spectrum, structure)
     if vectors is not None and rows is not None:
-        _write_vectors(world, temporary, vectors, rows)
+        dtype = np.dtype(np.complex128 if any(np.iscomplexobj(v) for v in vectors) else np.float64)
+        _write_states(world, temporary, "spectrum/eigenvectors", vectors, rows, dtype)
+    if populations is not None and rows is not None and shells is not None:
+        by_shell = RowMap(rows.partition, shells.counts(len(rows.sizes)))
+        _write_states(world, temporary, "projections/weights", populations, by_shell, np.dtype(np.float32))
+        world.on_root(_write_arrays, temporary, "projections", shells)
     world.on_root(temporary.replace, path)
 
 
@@ -87,7 +103,7 @@ def _dataset(name: str) -> str:
     return "first_index" if name == "first" else name
 
 
-def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord) -> None:
+def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord, structure: Structure | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         for name in (field.name for field in dataclasses.fields(run) if field.name != "stages"):
@@ -109,6 +125,16 @@ def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord) -> None:
         if spectrum.is_mesh:
             dos = file.create_group("dos")
             dos["energies"], dos["density"] = density_of_states(spectrum, run.degeneracy)
+    if structure is not None:
+        _write_arrays(path, "structure", structure)
+
+
+def _write_arrays(path: Path, group: str, arrays: Structure | ShellTable) -> None:
+    """The fields of a dataclass of arrays as datasets of a group."""
+    with h5py.File(path, "r+") as file:
+        target = file.require_group(group)
+        for field in dataclasses.fields(arrays):
+            target[field.name] = getattr(arrays, field.name)
 
 
 def _read_run(file: h5py.File) -> RunRecord:
@@ -125,18 +151,17 @@ def _read_run(file: h5py.File) -> RunRecord:
     return RunRecord(**texts, **counts, **reals, stages=stages)
 
 
-def _write_vectors(world: World, path: Path, vectors: Sequence[np.ndarray], rows: RowMap) -> None:
+def _write_states(
+    world: World, path: Path, name: str, vectors: Sequence[np.ndarray], rows: RowMap, dtype: np.dtype
+) -> None:
     """One state after the other through rank 0, which never holds more than one, from its rows to atom order."""
-    dtype = np.dtype(np.complex128 if any(np.iscomplexobj(v) for v in vectors) else np.float64)
     counts = np.diff(rows.starts)
     state = np.empty(rows.dimension if world.is_root else 0, dtype)
     with contextlib.ExitStack() as stack:
         with world.together():
             if world.is_root:
                 shape = (len(vectors), max(v.shape[1] for v in vectors), rows.dimension)
-                dataset = stack.enter_context(h5py.File(path, "r+")).create_dataset(
-                    "spectrum/eigenvectors", shape, dtype
-                )
+                dataset = stack.enter_context(h5py.File(path, "r+")).create_dataset(name, shape, dtype)
                 places = np.argsort(np.concatenate([rows.atom_order(rank) for rank in range(world.size)]))
         for k, local in enumerate(vectors):
             for n in range(local.shape[1]):
