@@ -88,17 +88,29 @@ find_petsc() {
     site="Debian's packages"
 }
 
+# MUMPS with Scotch, which orders better than what the plain one has: used where it is (solvers/petsc.py), not required.
+# Its name ends with the version of Debian's MUMPS.
+scotch_package() {
+    compgen -G "/usr/lib/*/libdmumps_ptscotch-*.so" >/dev/null && return
+    apt-cache search --names-only '^libmumps-ptscotch-[0-9.]+$' 2>/dev/null | cut -d' ' -f1 | sort -V | tail -n 1
+}
+
 missing_packages() {
     local package
     for package in "${debian_packages[@]}"; do
         [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || echo "$package"
     done
+    scotch_package
 }
 
 install_debian_packages() {
     local missing=() elevate=()
     mapfile -t missing < <(missing_packages)
     ((${#missing[@]})) || return 0
+    if [[ ${missing[*]} == libmumps-ptscotch-* ]] && { ((EUID != 0)) && ! command -v sudo >/dev/null; }; then
+        say "not installed, as this needs root: ${missing[*]} (factors would be a tenth smaller)"
+        return 0
+    fi
     command -v apt-get >/dev/null || fail "PETSc was found neither through python3 nor through PETSC_DIR, and this is not Debian." \
         "Load a module with petsc4py and slepc4py, or set PETSC_DIR."
     if ((EUID != 0)); then
@@ -108,6 +120,9 @@ install_debian_packages() {
     say "Debian packages to install: ${missing[*]}"
     if ((dry == 0)); then
         "${elevate[@]}" apt-get update -qq || say "apt-get update failed; trying with the package lists that are there"
+        local known=${missing[*]}
+        mapfile -t missing < <(missing_packages)  # the lists may name more now
+        [[ ${missing[*]} == "$known" ]] || say "Debian packages to install: ${missing[*]}"
     fi
     # --print-uris neither asks nor installs (--assume-no does install when there is nothing to ask).
     say "apt-get:" "$(apt-get install --print-uris -qq "${missing[@]}" 2>/dev/null |

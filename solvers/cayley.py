@@ -19,9 +19,9 @@ from deeph_mpi.solvers.gmres import global_gmres
 from deeph_mpi.solvers.panels import PanelPencil
 from deeph_mpi.solvers.schwarz import SchwarzInverse
 
-__all__ = ["Cayley", "Pole"]
+__all__ = ["TRUNCATION", "Cayley", "Pole"]
 
-_TAIL = 3.5  # harmonics are kept as far as exp(−_TAIL²/2) of a Gaussian's
+TRUNCATION = 3e-4  # part of a Gaussian's height that the harmonics left out may amount to
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ class Pole:
         return complex(self.center, self.gamma)
 
     def harmonics(self, energies: np.ndarray, sigma: float) -> int:
-        """How many a Gaussian of width `sigma` (eV) takes at all of `energies`."""
-        far = float(np.abs(np.asarray(energies) - self.center).max(initial=0.0))
-        width = sigma * 2 * self.gamma / (self.gamma**2 + far**2)  # its width as an angle
-        return max(2, math.ceil(_TAIL / width))
+        """How many make Gaussians of width `sigma` (eV) at all of `energies`, each to TRUNCATION of its height."""
+        ends = np.array([np.min(energies), np.max(energies)])
+        far = float(np.abs(ends - self.center).max())
+        width = sigma * 2 * self.gamma / (self.gamma**2 + far**2)  # as an angle, where it is narrowest
+        most = max(8, math.ceil(8 / width))
+        sizes = np.abs(self.gaussians(ends, sigma, most))
+        left_out = np.cumsum(sizes[:, ::-1], axis=1)[:, ::-1].max(axis=0) * sigma * math.sqrt(2 * np.pi)
+        return max(2, int(np.argmax(left_out < TRUNCATION)) - 1)
 
     def gaussians(self, energies: np.ndarray, sigma: float, count: int) -> np.ndarray:
         """Coefficients (m, count + 1) with which harmonics 0 … count add up to Gaussians at `energies` (m,).
@@ -84,9 +88,7 @@ class Cayley:
         self.iterations = self.solutions = 0
         self.drift = 0.0
 
-    def diagonal(
-        self, start: np.ndarray, count: int, note: Callable[[int], None] = lambda done: None
-    ) -> np.ndarray:
+    def diagonal(self, start: np.ndarray, count: int, note: Callable[[int], None] = lambda done: None) -> np.ndarray:
         """⟨a| S Uⁿ |a⟩ for n = 0 … count and every column a of the real `start`: (columns, count + 1). Collective."""
         steps = (count + 1) // 2
         moments = np.empty((2 * steps + 1, start.shape[1]), dtype=np.complex128)
@@ -130,9 +132,7 @@ class Cayley:
             h -= s
             return h
 
-        solution, iterations = global_gmres(
-            self.pencil.world, operator, self.inverse.apply, overlap, self.tolerance
-        )
+        solution, iterations = global_gmres(self.pencil.world, operator, self.inverse.apply, overlap, self.tolerance)
         self.iterations += iterations
         self.solutions += 1
         return x + x.dtype.type(2j * self.pole.gamma) * solution

@@ -10,14 +10,13 @@ from typing import Literal
 import numpy as np
 
 from deeph_mpi.assembly.rows import RowMap
-from deeph_mpi.solvers.cayley import Cayley
+from deeph_mpi.solvers.cayley import TRUNCATION, Cayley
 from deeph_mpi.solvers.overlap_power import OverlapPower
 from deeph_mpi.solvers.random_vectors import BATCH, random_signs
 
 __all__ = ["Density", "DensityOptions", "local_density", "total_density"]
 
-_ACCURACY = 1e-4  # of S^(−1/2) and S⁻¹, relative
-_TRUNCATION = 1.5e-3  # relative error, measured, of Gaussians made of as many harmonics as `Pole.harmonics` says
+_ACCURACY = 1e-4  # of S^(−1/2), relative
 
 
 @dataclass(frozen=True)
@@ -92,20 +91,22 @@ def total_density(
             break
     density = samples.mean(axis=0) / pencil.multiplicity
     statistical = samples.std(axis=0, ddof=1) / np.sqrt(len(samples)) / pencil.multiplicity
-    return Density(density, np.hypot(statistical, _inner(cayley, count) * np.abs(density)), len(samples), count)
+    inner = _inner(cayley, count) * np.abs(density).max()
+    return Density(density, np.hypot(statistical, inner), len(samples), count)
 
 
 def local_density(
     cayley: Cayley,
     options: DensityOptions,
     atoms: np.ndarray,
-    kind: Literal["mulliken", "green"],
+    kind: Literal["mulliken", "lowdin"],
     note: Callable[[str], None] = lambda message: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The density on each of `atoms`, of all their orbitals, without random vectors. Collective.
 
-    "mulliken": Σ_μ [δ_σ(E − S⁻¹H)]_μμ, which summed over all atoms is the total density; it can be slightly negative.
-    "green": Σ_μ [δ_σ(E − S⁻¹H) S⁻¹]_μμ = −Im Σ_μ G_μμ / π, positive, without a sum rule when orbitals overlap.
+    "mulliken": Σ_μ [δ_σ(E − S⁻¹H)]_μμ, which can be slightly negative; "lowdin": Σ_μ [S^(1/2) δ_σ(E − S⁻¹H) S^(−1/2)]_μμ,
+    which cannot and takes half the steps. Summed over all atoms both are the total density. (The diagonal of the Green's
+    function, [δ_σ S⁻¹]_μμ, has no such sum, and its weight at 200 eV is thousands of times that at E_F: it is not offered.)
 
     Returns:
         (atoms, m) states / eV, and the error that inner iterations may have left.
@@ -124,11 +125,11 @@ def local_density(
     for begin in range(0, len(wanted), BATCH):
         part = slice(begin, begin + BATCH)
         units = (own[:, None] == wanted[part]).astype(np.float64)
-        if kind == "green":
+        if kind == "lowdin":
             power = power or OverlapPower(
                 pencil, random_signs((options.seed, 0), own, rows.dimension)[:, :1], _ACCURACY
             )
-            moments = cayley.diagonal(power.apply(-1.0, units), count)
+            moments = cayley.diagonal(power.apply(-0.5, units), count)
         else:
             moments = cayley.between(units, units, count)
         np.add.at(result, atom[part], (moments @ gaussians.T).real)
@@ -139,5 +140,5 @@ def local_density(
 
 
 def _inner(cayley: Cayley, count: int) -> float:
-    """Relative error of truncation, and of the steps' own errors, which are independent of each other."""
-    return float(np.hypot(np.sqrt(count) * cayley.tolerance, _TRUNCATION))
+    """Error of truncation and of the steps (whose errors are independent), as a part of the largest density."""
+    return float(np.hypot(np.sqrt(count) * cayley.tolerance, TRUNCATION))

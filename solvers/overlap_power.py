@@ -1,4 +1,4 @@
-"""S^p x for p = −1/2 or −1 by Chebyshev polynomials of S, products only."""
+"""S^p x for p < 0 by Chebyshev polynomials of S, products only."""
 
 from __future__ import annotations
 

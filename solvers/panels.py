@@ -76,9 +76,7 @@ class PanelPencil:
         elements: non-zeros of H and S on this rank together with the zeros that panels hold.
     """
 
-    def __init__(
-        self, world: World, rows: RowMap, h: BlockTable, s: BlockTable, clusters: list[np.ndarray]
-    ) -> None:
+    def __init__(self, world: World, rows: RowMap, h: BlockTable, s: BlockTable, clusters: list[np.ndarray]) -> None:
         """Cut panels.
 
         Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from deeph_mpi.errors import SolverError
@@ -15,7 +17,7 @@ __all__ = ["CLUSTER", "nearest_states", "states_in_window"]
 CLUSTER = 1e-6  # eV: states closer than this belong together and are never separated
 _KRYLOV_TOLERANCE = 1e-10
 _RESIDUAL = 1e-6  # eV: largest true residual of an accepted pair; its energy is then exact to the square of that / gap
-_SLICE = 120  # states of one Krylov run at most; a window with more is cut into slices
+_SLICE = 120  # states between two shifts, about, and of one Krylov run at most
 _ROUNDS = 12
 
 
@@ -65,8 +67,10 @@ def nearest_states(factor: ShiftedFactor, target: float, count: int, shift: floa
 def states_in_window(factor: ShiftedFactor, lower: float, upper: float) -> States:
     """All states with lower ≤ E ≤ upper. Collective.
 
-    Inertia at both ends gives their number; crowded windows are bisected by further inertias, and each slice is solved
-    at its centre until its number is reached.
+    Inertia at both ends gives their number. Shifts are placed between them so that about as many states lie between any
+    two (interpolated from the inertias so far); each is factored once, which gives the inertia there too, and Krylov runs
+    at it until the gap to the former one holds the states that the inertias count (multi-shift spectrum slicing: Campos,
+    Roman, Numer. Algorithms 60, 279 (2012)).
 
     Raises:
         SolverError: the factorization failed, or PETSc gives no inertia (complex scalars or no MUMPS).
@@ -74,17 +78,29 @@ def states_in_window(factor: ShiftedFactor, lower: float, upper: float) -> State
     if not factor.counts_inertia:
         raise SolverError("a window needs inertia, that is real PETSc scalars and MUMPS; ask for `states` instead")
     (low, below), (high, through) = factor.below(lower, -1.0), factor.below(upper, 1.0)
+    total = through - below
+    slices = -(-total // _SLICE)
     pairs = Eigenpairs.none(factor.pencil)
-    note = "inertia at both ends"
-    complete = True
-    for begin, end, count in _slices(factor, (low, below), (high, through)):
-        found, enough = _slice(factor, begin, end, count)
-        if not enough:
-            note = f"inertia counts {count} states in {begin:.4f} … {end:.4f} eV, {len(found)} were found"
-            complete = False
-        pairs = _joined(pairs, found)
+    left, complete, note = (low, below), True, "inertia at both ends"
+    done = Eigenpairs.none(factor.pencil)
+    for n in range(slices):
+        shift = _energy_at(factor, below + total * (n + 0.5) / slices, left[0], high)
+        shift = factor.factorize(shift)
+        here = (shift, factor.inertias[shift])
+        pairs = _complete(factor, pairs, left, here)
+        gaps = [(left, here)]
+        if n == slices - 1:
+            pairs = _complete(factor, pairs, here, (high, through))
+            gaps.append((here, (high, through)))
+        for (begin, count), (end, upto) in gaps:
+            found = pairs.take((pairs.energies > begin) & (pairs.energies < end))
+            if len(found) != upto - count:
+                complete = False
+                note = f"inertia counts {upto - count} states in {begin:.4f} … {end:.4f} eV, {len(found)} were found"
+            done = _joined(done, found)
+        left, pairs = here, pairs.take(pairs.energies > shift)
     proved, note = _proof(factor, note) if complete else (False, note)
-    states = States(pairs, below if complete else None, low, high, proved, note)
+    states = States(done, below if complete else None, low, high, proved, note)
     return states.between(lower - CLUSTER, upper + CLUSTER)
 
 
@@ -148,33 +164,35 @@ def _gap_above(energies: np.ndarray, floor: float, ceiling: float) -> float | No
     return float(points[best]) if margins[best] > 2 * CLUSTER else None
 
 
-def _slices(
-    factor: ShiftedFactor, lower: tuple[float, int], upper: tuple[float, int]
-) -> list[tuple[float, float, int]]:
-    """Cut [lower, upper], each an energy with its inertia, until no slice holds more than `_SLICE` states."""
-    (begin, below), (end, through) = lower, upper
-    if through - below <= _SLICE or end - begin < 100 * CLUSTER:
-        return [(begin, end, through - below)]
-    middle = factor.below((begin + end) / 2)
-    return _slices(factor, lower, middle) + _slices(factor, middle, upper)
+def _energy_at(factor: ShiftedFactor, count: float, lower: float, upper: float) -> float:
+    """Where about `count` states lie below, interpolated from the inertias known; well inside (lower, upper)."""
+    known = sorted((energy, n) for energy, n in factor.inertias.items() if lower <= energy <= upper)
+    for (e0, n0), (e1, n1) in pairwise(known):
+        if n0 <= count <= n1 and n1 > n0:
+            energy = e0 + (e1 - e0) * (count - n0) / (n1 - n0)
+            break
+    else:
+        energy = (lower + upper) / 2
+    margin = 0.05 * (upper - lower)
+    return min(max(energy, lower + margin), upper - margin)
 
 
-def _slice(factor: ShiftedFactor, begin: float, end: float, count: int) -> tuple[Eigenpairs, bool]:
-    pairs = Eigenpairs.none(factor.pencil)
-    if count == 0:
-        return pairs, True
-    factor.factorize((begin + end) / 2)
-    want = min(factor.pencil.dimension, count + 2)
+def _complete(
+    factor: ShiftedFactor, pairs: Eigenpairs, lower: tuple[float, int], upper: tuple[float, int]
+) -> Eigenpairs:
+    """`pairs` with the states missing between two energies with their inertias, one of them the present shift."""
     idle = 0
     for _ in range(_ROUNDS):
-        before = len(pairs)
-        pairs, _ = _gather(factor, pairs, want)
-        inside = pairs.take((pairs.energies > begin) & (pairs.energies < end))
-        idle = 0 if len(pairs) > before else idle + 1
-        if len(inside) >= count or idle > 1:
+        inside = int(((pairs.energies > lower[0]) & (pairs.energies < upper[0])).sum())
+        missing = upper[1] - lower[1] - inside
+        if missing <= 0 or idle > 1:
             break
-        want = min(factor.pencil.dimension, len(pairs) + count - len(inside) + 2)
-    return inside, len(inside) == count
+        before = len(pairs)
+        # As many come from the other side of the shift, and are of use there.
+        want = min(factor.pencil.dimension, before + min(2 * missing, _SLICE) + 2)
+        pairs, _ = _gather(factor, pairs, want)
+        idle = 0 if len(pairs) > before else idle + 1
+    return pairs
 
 
 def _joined(first: Eigenpairs, second: Eigenpairs) -> Eigenpairs:

@@ -20,6 +20,7 @@ from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel import World
 from deeph_mpi.solvers import fermi, slicing
 from deeph_mpi.solvers import spectrum as spectrum_module
+from deeph_mpi.solvers.backends import FactorOptions
 from deeph_mpi.solvers.eigenpairs import Eigenpairs
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.fermi import BOLTZMANN_EV, Filling, fermi_level, occupations
@@ -93,6 +94,7 @@ def test_crowded_window_is_sliced() -> None:
     assert len(inside) > 200
     np.testing.assert_allclose(result.energies[0], inside, atol=1e-10)
     assert result.verified.all()
+    assert result.factorizations <= 2 + 2 + 3, "S, both ends, and a shift for every 120 states with one to spare"
 
 
 def isolated_atoms(levels: np.ndarray) -> PencilAssembler:
@@ -236,6 +238,42 @@ def test_lack_of_memory(monkeypatch: pytest.MonkeyPatch, icntl: int, value: int)
         with pytest.raises(SolverError, match=r"not enough memory to factor a matrix of dimension 600 .* MB"):
             factor.factorize(0.5)
     factor.destroy()
+    pencil.destroy()
+
+
+def grid(width: int, orbitals: int) -> PencilAssembler:
+    """A square of atoms with neighbours left, right, above and below."""
+    place = np.arange(width * width).reshape(width, width)
+    steps = [
+        (place[1:], place[:-1]),
+        (place[:-1], place[1:]),
+        (place[:, 1:], place[:, :-1]),
+        (place[:, :-1], place[:, 1:]),
+    ]
+    ij = np.concatenate([np.stack([a.ravel(), b.ravel()], axis=1) for a, b in [(place, place), *steps]])
+    pairs = np.concatenate([np.zeros((len(ij), 3), dtype=np.int64), ij], axis=1)
+    sizes = np.full(width * width, orbitals)
+    h, s = (BlockSet.allocate(pairs, sizes, np.float64) for _ in range(2))
+    onsite = ij[:, 0] == ij[:, 1]
+    h.entries.reshape(-1, orbitals, orbitals)[:] = np.where(onsite[:, None, None], np.diag(np.arange(orbitals)), -1.0)
+    s.entries.reshape(-1, orbitals, orbitals)[:] = onsite[:, None, None] * np.eye(orbitals)
+    rows = RowMap(Partition(np.zeros(width * width, dtype=np.int32), 1), sizes)
+    return PencilAssembler(World.alone(), rows, h, s)
+
+
+def test_factor_goes_to_disk_when_memory_is_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pencil = grid(30, 6).pencil(np.zeros(3))
+    counts = []
+    for memory in (64 * 10**6, 4 * 10**6):  # MUMPS asks for 7 MB in core, 3 MB on disk
+        factor = ShiftedFactor(pencil, FactorOptions(memory=memory, scratch=tmp_path))
+        with caplog.at_level("INFO"):
+            counts.append(factor.below(0.123)[1])
+        assert factor.cost is not None
+        assert factor.cost.on_disk == (memory == 4 * 10**6)
+        factor.destroy()
+    assert counts[0] == counts[1] > 0
+    assert f"it goes to {tmp_path}" in caplog.text
+    assert not list(tmp_path.iterdir()), "files of the factor were left behind"
     pencil.destroy()
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from deeph_mpi._version import __version__
 from deeph_mpi.cli.session import Job
+from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel.world import World
 
 __all__ = ["info"]
@@ -26,6 +27,7 @@ def info() -> Job:
             ("MPI", _mpi()),
             ("PETSc", _petsc()),
             ("SLEPc", _slepc()),
+            ("factors", _factorizations()),
             ("torch", _torch()),
             *((name, _version(name)) for name in ("numpy", "scipy", "h5py", "ase", "e3nn")),
         ]
@@ -62,6 +64,19 @@ def _petsc() -> str:
     bits = PETSc.IntType().dtype.itemsize * 8
     mumps = "with" if PETSc.Sys.hasExternalPackage("mumps") else "without"
     return f"{number}, {scalars} scalars, {bits}-bit indices, {mumps} MUMPS (petsc4py {_version('petsc4py')})"
+
+
+def _factorizations() -> str:
+    try:
+        from deeph_mpi.solvers import petsc
+        from deeph_mpi.solvers.backends import available_backends
+
+        names = available_backends()
+    except (ImportError, DeephError) as error:
+        return f"not available: {error}"
+    if "mumps" in names and petsc.mumps_has_scotch():
+        names[names.index("mumps")] = "mumps (orders with Scotch)"
+    return ", ".join(names)
 
 
 def _slepc() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from deeph_mpi.parallel import World
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.store import read_results, write_results
 from deeph_mpi.solve import solve
+from deeph_mpi.solvers.backends import FactorOptions, choose_backend
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from tests.dense import DenseCrystal, read_crystal
@@ -47,14 +49,14 @@ def energies(directory: Path, k: tuple[float, float, float]) -> np.ndarray:
     return crystal(directory).energies(k)
 
 
-def assembler(world: World, directory: Path) -> PencilAssembler:
+def assembler(world: World, directory: Path, backend: str = "auto") -> PencilAssembler:
     structure, info = world.on_root(read_geometry, directory)
     orbitals = info.orbital_map.orbitals(structure.numbers)
     partition = partition_atoms(structure, np.ones(len(structure)), world.size)
     h, s = (
         read_rows(world, directory / f"{name}.h5", partition.owner, orbitals) for name in ("hamiltonian", "overlap")
     )
-    return PencilAssembler(world, RowMap(partition, orbitals), h, s)
+    return PencilAssembler(world, RowMap(partition, orbitals), h, s, backend=backend)
 
 
 def compare(result: Spectrum, n: int, dense: np.ndarray) -> np.ndarray:
@@ -147,6 +149,37 @@ def test_inertia_counts_the_eigenvalues_below(world: World, k: tuple[float, floa
         assert below == np.count_nonzero(dense < shift)
     factor.destroy()
     pencil.destroy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        FactorOptions(backend="superlu_dist"),
+        FactorOptions(backend="petsc"),
+        FactorOptions(out_of_core="always"),
+        FactorOptions(low_rank=1e-12),
+    ],
+    ids=["superlu_dist", "petsc", "on disk", "low rank"],
+)
+@pytest.mark.parametrize("k", [KPOINTS[0], KPOINTS[1]], ids=["Γ", "k"])
+def test_every_factorization_finds_the_same_states(
+    world: World, options: FactorOptions, k: tuple[float, float, float], shared_path: Path
+) -> None:
+    directory = DATA / "ab_bilayer"
+    dense = energies(directory, k)
+    options = replace(options, scratch=shared_path)
+    if options.backend == "petsc" and world.size > 1:
+        with pytest.raises(SolverError, match=r"no factorization 'petsc' for .* ranks; it has: mumps"):
+            choose_backend("petsc", world.size)
+        return
+    asked = SolveOptions(target=-1.0, states=6, factor=options)
+    assembled = assembler(world, directory, options.backend)
+    result = spectrum(assembled, np.array([k]), asked)
+    np.testing.assert_allclose(levels_of(result, 0), near(dense, -1.0, 6), atol=NEAR, rtol=0)
+    exact = options.backend == "auto" and options.low_rank == 0
+    assert result.verified.all() == exact
+    if options.low_rank > 0:
+        assert any("compressed" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("k", KPOINTS[:2])
