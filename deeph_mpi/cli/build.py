@@ -52,3 +52,43 @@ def twist(
     a, b, c = made.structure.cell
     typer.echo(f"{path}: {len(made.structure)} atoms, twist {made.angle:.4f}°")
     typer.echo(f"  a = {(a @ a) ** 0.5:.4f} Å, b = {(b @ b) ** 0.5:.4f} Å, c = {c[2]:.4f} Å")
+
+
+@app.command()
+def defects(
+    host: Annotated[Path, typer.Argument(help="structure file of the crystal")],
+    vacancy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ELEMENT:AMOUNT", help="B:3 (a number) or B:0.01 (of the sites); B-N:2: neighbours; repeatable"
+        ),
+    ] = None,
+    substitute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW:AMOUNT", help="N=C:0.02, or neighbouring pairs B-N=C-C:3; repeatable"),
+    ] = None,
+    repeat: Annotated[tuple[int, int, int], typer.Option(help="cells of the host along its vectors")] = (1, 1, 1),
+    min_distance: Annotated[
+        float, typer.Option(min=0, help="between atoms of two defects, periodic images included, Å")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="of the random sites; the same seed gives the same structure")] = 0,
+    out: Annotated[Path | None, typer.Option(help="POSCAR (.vasp), .cif or .extxyz [defects.vasp]")] = None,
+) -> None:
+    """Vacancies and substitutions at random sites of a crystal, at a density, apart from each other."""
+    from deeph_mpi.errors import ConfigError
+    from deeph_mpi.structure.defects import make_defects, parse_defect, repeated
+    from deeph_mpi.structure.read import read_structure, write_structure
+
+    kinds = [parse_defect(text, vacancy=True) for text in vacancy or []]
+    kinds += [parse_defect(text, vacancy=False) for text in substitute or []]
+    if not kinds:
+        raise ConfigError("nothing to make: give --vacancy or --substitute")
+    crystal = repeated(read_structure(host), repeat)
+    made = make_defects(crystal, kinds, min_distance, seed)
+    path = out or Path("defects.vasp")
+    write_structure(path, made.structure)
+    typer.echo(f"{path}: {len(made.structure)} atoms, of {len(crystal)} of the perfect crystal; seed {seed}")
+    for kind, count in zip(kinds, made.counts, strict=True):
+        sites = int((crystal.numbers == kind.old[0]).sum())
+        typer.echo(f"  {count} × {kind} ({count / sites:.3%} of {sites} sites)")
+    typer.echo(f"  smallest distance between defects {made.closest:.3f} Å, periodic images included")

@@ -76,3 +76,8 @@ class SpectrumRecord:
     ticks: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     is_mesh: bool = False
+
+    @property
+    def zero(self) -> float:
+        """Energy that pictures count from, eV: the Fermi level where it is known, else 0."""
+        return self.fermi if np.isfinite(self.fermi) else 0.0
