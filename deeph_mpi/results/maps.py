@@ -14,7 +14,7 @@ from deeph_mpi.results.projections import Projections
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.topview import plot_top_view
 
-__all__ = ["map_states", "map_window"]
+__all__ = ["check_states", "check_window", "map_states", "map_window"]
 
 
 def map_window(
@@ -37,7 +37,7 @@ def map_window(
         ConfigError: no states in the window, or it reaches beyond the states computed.
     """
     energies = spectrum.eigenvalues - spectrum.zero
-    _check_window(spectrum, energies, window)
+    check_window(spectrum, window)
     inside = (energies >= window[0]) & (energies <= window[1])
     values = np.zeros(len(projections.structure))
     for k in np.flatnonzero(inside.any(axis=1)):
@@ -83,17 +83,10 @@ def map_states(
     Raises:
         ConfigError: no such k-point or state.
     """
-    if not 0 <= kpoint < len(spectrum.kpoints):
-        raise ConfigError(f"no k-point {kpoint}: there are {len(spectrum.kpoints)}, counted from 0")
-    first = max(int(spectrum.first[kpoint]), 0)  # where states could not be counted, the lowest found is number 0
-    count = int(np.isfinite(spectrum.eigenvalues[kpoint]).sum())
+    first = check_states(spectrum, states, kpoint)
     populations = projections.on_atoms(kpoint)
     columns: dict[str, np.ndarray] = {}
     for state in states:
-        if not first <= state < first + count:
-            raise ConfigError(
-                f"no state {state} at k-point {kpoint}: those computed are {first} to {first + count - 1}"
-            )
         columns[f"state_{state}"] = populations[state - first]
     path = directory / "states.extxyz"
     write_atom_columns(path, projections.structure, columns)
@@ -106,7 +99,13 @@ def map_states(
     return written
 
 
-def _check_window(spectrum: SpectrumRecord, energies: np.ndarray, window: tuple[float, float]) -> None:
+def check_window(spectrum: SpectrumRecord, window: tuple[float, float]) -> None:
+    """Refuse a window without states, or one that reaches beyond those computed.
+
+    Raises:
+        ConfigError: such a window.
+    """
+    energies = spectrum.eigenvalues - spectrum.zero
     if not window[0] < window[1]:
         raise ConfigError(f"--map takes two energies, the lower first, not {window[0]:g} {window[1]:g}")
     if not ((energies >= window[0]) & (energies <= window[1])).any():
@@ -118,3 +117,19 @@ def _check_window(spectrum: SpectrumRecord, energies: np.ndarray, window: tuple[
             f"the window {window[0]:g} … {window[1]:g} eV reaches beyond the states computed, which are complete within "
             f"{low:.4g} … {high:.4g} eV"
         )
+
+
+def check_states(spectrum: SpectrumRecord, states: Sequence[int], kpoint: int) -> int:
+    """The index of the lowest state computed at a k-point; 0 where states could not be counted.
+
+    Raises:
+        ConfigError: there is no such k-point, or one of `states` was not computed there.
+    """
+    if not 0 <= kpoint < len(spectrum.kpoints):
+        raise ConfigError(f"no k-point {kpoint}: there are {len(spectrum.kpoints)}, counted from 0")
+    first = max(int(spectrum.first[kpoint]), 0)
+    end = first + int(np.isfinite(spectrum.eigenvalues[kpoint]).sum())
+    for state in states:
+        if not first <= state < end:
+            raise ConfigError(f"no state {state} at k-point {kpoint}: those computed are {first} to {end - 1}")
+    return first

@@ -10,7 +10,7 @@ from deeph_mpi.errors import ConfigError
 from deeph_mpi.results.colours import Colouring
 from deeph_mpi.results.dos_plot import plot_dos
 from deeph_mpi.results.localization import plot_participation
-from deeph_mpi.results.maps import map_states, map_window
+from deeph_mpi.results.maps import check_states, check_window, map_states, map_window
 from deeph_mpi.results.plot import plot_spectrum
 from deeph_mpi.results.projections import Projections
 from deeph_mpi.results.selection import select
@@ -84,21 +84,25 @@ def draw(path: Path, directory: Path, request: Request) -> list[Path]:
         ConfigError: selections, states or energies that do not exist.
     """
     run, spectrum = read_results(path)
-    source, written = _Source(path), []
+    source = _Source(path)
+    if request.map is not None:
+        check_window(spectrum, request.map)
+    check_states(spectrum, request.states, request.kpoint)
+    parts = {one.name: one.values for one in source.shares(request.project)} if request.project else {}
     colouring = None
     if request.color_by is not None:
-        if not (request.is_plain or request.ipr):
+        if not (request.ipr or (request.is_plain and not spectrum.is_mesh)):
             raise ConfigError("--color-by colours bands, levels and --ipr, not densities or maps")
         found = source.shares([request.color_by])
         if len(found) != 1:
             raise ConfigError(f"--color-by takes one selection, such as {request.color_by}:{found[0].name.split()[-1]}")
         colouring = found[0]
+    written: list[Path] = []
     if request.is_plain:
         written += plot_spectrum(run, spectrum, directory, request.window, colouring)
     if request.dos:
         written += plot_dos(run, spectrum, directory, request.window, request.width)
     if request.project:
-        parts = {one.name: one.values for one in source.shares(request.project)}
         written += plot_dos(run, spectrum, directory, request.window, request.width, parts)
     if request.ipr:
         ratios = source.projections.participation()
