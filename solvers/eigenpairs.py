@@ -56,31 +56,24 @@ class Eigenpairs:
         """
         old, s_old = self.vectors, pencil.multiply(pencil.s, self.vectors)
         new, s_new = candidates, pencil.multiply(pencil.s, candidates)
-        scale = np.sqrt(np.maximum(_total(pencil, (new.conj() * s_new).real.sum(axis=0)), 1e-300))
+        scale = np.sqrt(np.maximum(pencil.total((new.conj() * s_new).real.sum(axis=0)), 1e-300))
         new, s_new = new / scale, s_new / scale
         for _ in range(2):  # twice is enough
-            overlap = _total(pencil, old.conj().T @ s_new)
+            overlap = pencil.total(old.conj().T @ s_new)
             new, s_new = new - old @ overlap, s_new - s_old @ overlap
-        metric, rotation = _eigh(pencil, _total(pencil, new.conj().T @ s_new))
+        metric, rotation = _eigh(pencil, pencil.total(new.conj().T @ s_new))
         independent = metric > _INDEPENDENT**2
         if not independent.any():
             return self
         space = np.concatenate([old, new @ (rotation[:, independent] / np.sqrt(metric[independent]))], axis=1)
         h_space, s_space = pencil.multiply(pencil.h, space), pencil.multiply(pencil.s, space)
-        projected = [_total(pencil, space.conj().T @ image) for image in (h_space, s_space)]
+        projected = [pencil.total(space.conj().T @ image) for image in (h_space, s_space)]
         energies, ritz = _eigh(pencil, *projected)
         vectors, s_vectors = space @ ritz, s_space @ ritz
-        difference = h_space @ ritz - s_vectors * energies
-        squares = [_total(pencil, (x.real**2 + x.imag**2).sum(axis=0)) for x in (difference, s_vectors)]
+        difference = pencil.without_removed(h_space @ ritz - s_vectors * energies)
+        squares = [pencil.total((x.real**2 + x.imag**2).sum(axis=0)) for x in (difference, s_vectors)]
         residuals = np.sqrt(squares[0] / squares[1])
         return Eigenpairs(energies, vectors, residuals).take(residuals < tolerance)
-
-
-def _total(pencil: Pencil, local: np.ndarray) -> np.ndarray:
-    local = np.ascontiguousarray(local)
-    total = np.empty_like(local)
-    pencil.world.comm.Allreduce(local, total)
-    return total
 
 
 def _eigh(pencil: Pencil, *matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,58 +12,17 @@ from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel.available import available_memory
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.backends import FactorOptions, choose_backend, new_preconditioner
+from deeph_mpi.solvers.mumps import MORE_WORKSPACE, OUT_OF_MEMORY, SINGULAR, FactorCost, doubt_of, needed_memory
+from deeph_mpi.solvers.overlap import atoms_of, overlap_modes
 from deeph_mpi.solvers.pencil import Pencil
 
-__all__ = ["FactorCost", "ShiftedFactor"]
+__all__ = ["ShiftedFactor"]
 
 log = logging.getLogger(__name__)
 
-# INFOG(1) of the MUMPS users' guide: workspace estimated too small (more of it helps), and memory exhausted.
-_MORE_WORKSPACE = (-8, -9, -11, -12, -14, -15, -17, -18, -20)
-_OUT_OF_MEMORY = (-7, -13, -19, -22)
-_SINGULAR = -10
 _MARGIN = 0.9  # share of the memory available that a factorization may take
+_NULL = 1e-4  # eigenvalues of S below are shown when some are not positive
 _RESOLVED = 1e-6  # eV: a shift this close to an eigenvalue is moved before anything is counted
-
-
-@dataclass(frozen=True)
-class FactorCost:
-    """What one factorization took, over all ranks.
-
-    Attributes:
-        elements: of L.
-        flops: of the elimination.
-        memory: bytes that MUMPS used on the largest rank.
-        seconds: of analysis and factorization together.
-        on_disk: whether the factor lies on disk.
-    """
-
-    elements: int
-    flops: float
-    memory: int
-    seconds: float
-    on_disk: bool
-
-    @classmethod
-    def of(cls, mumps: Any, seconds: float, on_disk: bool) -> FactorCost:
-        """Of a PETSc factor matrix. INFOG, RINFOG: MUMPS users' guide, section 7."""
-        elements = mumps.getMumpsInfog(29)
-        return cls(
-            elements if elements >= 0 else -elements * 10**6,
-            mumps.getMumpsRinfog(3),
-            mumps.getMumpsInfog(21) * 10**6,
-            seconds,
-            on_disk,
-        )
-
-    def describe(self, ranks: int) -> str:
-        """One line."""
-        where = ", on disk" if self.on_disk else ""
-        each = " on the largest rank" if ranks > 1 else ""
-        return (
-            f"factor: {self.elements / 1e6:.1f} M elements{where}, {self.flops / 1e9:.0f} Gflop, "
-            f"{self.memory / 1e9:.2f} GB{each}, {self.seconds:.1f} s with its analysis"
-        )
 
 
 class ShiftedFactor:
@@ -106,34 +64,68 @@ class ShiftedFactor:
         self._workspace = 30  # per cent above MUMPS's estimate
         self._on_disk = self.options.out_of_core == "always"
         self._limit: int | None = None
+        self._bordered: tuple[np.ndarray, np.ndarray] | None = None  # see `_border`
+        self._fewer = 0
 
     def renew(self) -> None:
         """The matrices of the pencil were filled anew: forget what was counted, keep the symbolic analysis."""
         self.shift = float("nan")
         self.inertias = {}
         self.overlap_positive = False
+        self.pencil.removed, self._bordered, self._fewer = None, None, 0
 
-    def require_positive_overlap(self) -> None:
+    def require_positive_overlap(self, project: float = 0.0) -> None:
         """Show S ≻ 0 by its inertia, where that can be had without doubt. Collective.
 
+        Args:
+            project: eigenvectors of S with an eigenvalue below this are projected out, and the rest is then ≻ 0;
+                0: none are, and an S that is not positive definite is an error.
+
         Raises:
-            SolverError: S has negative or zero eigenvalues.
+            SolverError: S has negative or zero eigenvalues, with the atoms that they live on.
         """
         if not self.counts_inertia:
+            if project > 0:
+                raise SolverError("ill_project needs inertia, that is real PETSc scalars and MUMPS")
             return
+        below = self._overlap_below(project)
+        if below and project > 0:
+            values, modes = overlap_modes(self, project, below)
+            self.pencil.removed = modes
+            log.info(
+                "overlap: %d of %d eigenvalues below %g, the smallest %.2e, are projected out; most of them on atoms %s",
+                below, len(values) + self.pencil.dimension, project, values[0], atoms_of(self.pencil, modes),
+            )  # fmt: skip
+        elif below and not self.doubt:
+            raise SolverError(self._indefinite(below))
+        self.overlap_positive = not self.doubt
+        self.shift = float("nan")
+
+    def _overlap_below(self, threshold: float) -> int:
+        """Factor S − threshold and count the eigenvalues of S below it, zero ones too."""
         self.pencil.s.copy(self._work, self._same_pattern)
+        if threshold != 0:
+            self._work.shift(-threshold)
         self.shift = float("nan")
         self._factor()
-        if self.doubt:
-            return
-        negative, null = self._negative_and_null()
-        if negative or null:
-            raise SolverError(
-                f"the overlap is not positive definite: {negative + null} of its {self.pencil.dimension} eigenvalues "
-                "are not positive. The usual cause is a pair radius shorter than the range of the orbitals; keep all "
-                "pairs whose orbitals overlap, or check that overlap and structure belong together"
-            )
-        self.overlap_positive = True
+        return sum(self._negative_and_null())
+
+    def _indefinite(self, below: int) -> str:
+        """What is wrong with S, and where."""
+        where = ""
+        try:
+            shown = min(self._overlap_below(_NULL), 20)
+            values, modes = overlap_modes(self, _NULL, shown)
+            atoms = ", ".join(map(str, atoms_of(self.pencil, modes)))
+            where = f" (the {'smallest' if shown == below else 'nearest to 0'} {values[0]:.2e}, on atoms {atoms})"
+        except SolverError as error:  # the finding stands, its place is not known
+            log.info("%s", error)
+        return (
+            f"the overlap is not positive definite: {below} of its {self.pencil.dimension} eigenvalues are not "
+            f"positive{where}. The usual cause is a pair radius shorter than the range of the orbitals, or atoms too close: "
+            "keep all pairs whose orbitals overlap, or check that overlap and structure belong together. "
+            "solve.ill_project = 1e-4 would project such directions out"
+        )
 
     def factorize(self, shift: float, nudge: float = 1.0) -> float:
         """Factor H − σS, moving σ where it meets an eigenvalue; returns the shift used. Collective.
@@ -154,10 +146,12 @@ class ShiftedFactor:
             self._work.axpy(-sigma, self.pencil.s, self._same_pattern)
             self.shift = float("nan")
             regular = self._factor()
+            if regular:
+                self._border()
             if regular and self._distance() > _RESOLVED:
                 self.shift = sigma
                 if self.counts_inertia:
-                    self.inertias[sigma] = self._negative_and_null()[0]
+                    self.inertias[sigma] = self._negative_and_null()[0] + self._fewer
                 return sigma
             step = 3 * _RESOLVED * 4**attempt
         raise SolverError(f"the shift {shift:.6f} eV lies in a cluster of eigenvalues too dense to be factored there")
@@ -171,6 +165,10 @@ class ShiftedFactor:
     def solve(self, right: Any, left: Any) -> None:
         """Solve (H − σS) left = right for PETSc vectors. Collective."""
         self._pc.apply(right, left)
+        if self._bordered is not None:
+            removed, image = self._bordered
+            x = self.pencil.unpack(left)
+            self.pencil.pack(x - image @ self.pencil.total(removed.conj().T @ x), left)
 
     def destroy(self) -> None:
         """Free factor and work matrix. Collective."""
@@ -200,19 +198,19 @@ class ShiftedFactor:
                 if self.cost is None:
                     self.cost = FactorCost.of(mumps, time.perf_counter() - begin, self._on_disk)
                     log.info("%s", self.cost.describe(self.pencil.world.size))
-                self.doubt = _doubt(mumps) if self.counts_inertia else ""
+                self.doubt = doubt_of(mumps) if self.counts_inertia else ""
                 return not self.counts_inertia or self._negative_and_null()[1] == 0
-            needed = _needed(mumps)
+            needed = needed_memory(mumps)
             self._pc.destroy()
             self._pc = None
-            if code == _SINGULAR:
+            if code == SINGULAR:
                 return False
-            if code in _OUT_OF_MEMORY:
+            if code in OUT_OF_MEMORY:
                 if self._on_disk or self.options.out_of_core == "never":
                     break
                 self._on_disk = True
                 log.info("the factor does not fit in memory (%s): it goes to %s", needed, self.options.scratch)
-            elif code in _MORE_WORKSPACE:
+            elif code in MORE_WORKSPACE:
                 self._workspace *= 3
             else:
                 raise SolverError(f"MUMPS failed with INFOG(1) = {code}, INFOG(2) = {detail} (see its users' guide)")
@@ -240,6 +238,31 @@ class ShiftedFactor:
             limit=self._limit,
             out_of_core=self._on_disk,
         )
+
+    def _border(self) -> None:
+        """Turn the inverse of A = H − σS, and its inertia, into those on the complement of the removed V.
+
+        With C = V† A⁻¹ V it is A⁻¹ − A⁻¹ V C⁻¹ V† A⁻¹, and the number of negative eigenvalues changes by that of positive
+        ones of C less the number of columns of V (both sides of the inertia of the bordered matrix [[A, V], [V†, 0]]:
+        Haynsworth, Linear Algebra Appl. 1, 73 (1968)).
+        """
+        self._bordered, self._fewer = None, 0
+        removed = self.pencil.removed
+        if removed is None:
+            return
+        right, left = self.pencil.h.createVecs()
+        image = np.empty_like(removed)
+        for n in range(removed.shape[1]):
+            self.pencil.pack(removed[:, n], right)
+            self._pc.apply(right, left)
+            image[:, n] = self.pencil.unpack(left)
+        right.destroy()
+        left.destroy()
+        small = self.pencil.total(removed.conj().T @ image)
+        small = (small + small.conj().T) / 2
+        levels = self.pencil.world.on_root(np.linalg.eigvalsh, small)
+        self._fewer = int((levels > 0).sum()) - removed.shape[1]
+        self._bordered = removed, image @ np.linalg.inv(small)
 
     def _negative_and_null(self) -> tuple[int, int]:
         mumps = self._pc.getFactorMatrix()
@@ -270,31 +293,5 @@ class ShiftedFactor:
         return float(distance)
 
 
-def _doubt(mumps: Any) -> str:
-    """Why the inertia of a MUMPS factor proves nothing, from the settings it was made with; empty when it does.
-
-    PETSC_OPTIONS override what `_new_preconditioner` sets. Meanings of ICNTL and CNTL: MUMPS users' guide, section 6.
-    """
-    icntl, cntl = mumps.getMumpsIcntl, mumps.getMumpsCntl
-    if icntl(35) != 0 and cntl(7) > 0:
-        return f"the factor is compressed (MUMPS: ICNTL(35) = {icntl(35)}, CNTL(7) = {cntl(7):g})"
-    if cntl(4) >= 0:
-        return f"the factor is perturbed by static pivoting (MUMPS: CNTL(4) = {cntl(4):g})"
-    if cntl(1) <= 0:
-        return f"the factor was made without numerical pivoting (MUMPS: CNTL(1) = {cntl(1):g})"
-    if icntl(13) <= 0 or icntl(24) != 1:
-        return f"pivots may be uncounted (MUMPS: ICNTL(13) = {icntl(13)}, ICNTL(24) = {icntl(24)}; both must be 1)"
-    return ""
-
-
 def _share(available: int | None) -> int | None:
     return None if available is None else int(_MARGIN * available)
-
-
-def _needed(mumps: Any) -> str:
-    """What MUMPS's analysis estimates, in words. INFOG(16), (17) in core, (26), (27) out of core: MB."""
-    infog = mumps.getMumpsInfog
-    return (
-        f"{infog(17)} MB over all ranks, {infog(16)} MB on the largest; on disk {infog(27)} MB over all ranks, "
-        f"{infog(26)} MB on the largest"
-    )

@@ -8,6 +8,7 @@ import numpy as np
 
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.factor import ShiftedFactor
+from deeph_mpi.solvers.pencil import Pencil
 
 __all__ = ["krylov_schur"]
 
@@ -20,6 +21,23 @@ class _FactorPreconditioner:
 
     def apply(self, _: Any, right: Any, left: Any) -> None:
         self.factor.solve(right, left)
+
+
+class _Metric:
+    """PETSc's python matrix S + (V − S V) V†: S where nothing was removed, 1 on the removed V, hence positive definite.
+
+    S itself may be negative on V, and rounding brings parts of V back when a Krylov space is exhausted.
+    """
+
+    def __init__(self, pencil: Pencil, removed: np.ndarray) -> None:
+        self.pencil = pencil
+        self.removed = removed
+        self.change = removed - pencil.multiply(pencil.s, removed)
+
+    def mult(self, _: Any, source: Any, target: Any) -> None:
+        self.pencil.s.mult(source, target)
+        parts = self.pencil.total(self.removed.conj().T @ self.pencil.unpack(source))
+        self.pencil.pack(self.pencil.unpack(target) + self.change @ parts, target)
 
 
 def krylov_schur(factor: ShiftedFactor, count: int, known: np.ndarray, tolerance: float) -> np.ndarray:
@@ -39,18 +57,20 @@ def krylov_schur(factor: ShiftedFactor, count: int, known: np.ndarray, tolerance
     pencil = factor.pencil
     _, slepc = petsc.load()
     deflation = _vectors(factor, known)
-    free = int(pencil.h.getSize()[0]) - len(deflation)
+    space = int(pencil.h.getSize()[0]) - len(deflation)
+    free = pencil.dimension * pencil.multiplicity - len(deflation)
     count = min(count, free)
     if count <= 0:
         _destroy(deflation)
         return np.empty((pencil.local_dimension, 0), dtype=pencil.dtype)
     solver = slepc.EPS().create(pencil.world.comm)
-    solver.setOperators(pencil.h, pencil.s)
+    metric = pencil.s if pencil.removed is None else _regular_metric(pencil)
+    solver.setOperators(pencil.h, metric)
     solver.setProblemType(slepc.EPS.ProblemType.GHEP)
     solver.setType(slepc.EPS.Type.KRYLOVSCHUR)
     solver.setWhichEigenpairs(slepc.EPS.Which.TARGET_MAGNITUDE)
     solver.setTarget(factor.shift)
-    solver.setDimensions(count, min(free, max(2 * count, count + 24)))
+    solver.setDimensions(count, min(space, max(2 * count, count + 24)))
     solver.setTolerances(tolerance, 200)
     solver.setPurify(False)  # S is regular: no null space to be cleaned away
     transform = solver.getST()
@@ -62,16 +82,44 @@ def krylov_schur(factor: ShiftedFactor, count: int, known: np.ndarray, tolerance
     linear.getPC().setPythonContext(_FactorPreconditioner(factor))
     if deflation:
         solver.setDeflationSpace(deflation)
-    solver.solve()
     vector = pencil.h.createVecRight()
+    if pencil.removed is not None:
+        solver.setInitialSpace(_regular_start(factor))
+    solver.solve()
     found = np.empty((pencil.local_dimension, solver.getConverged()), dtype=pencil.dtype, order="F")
     for n in range(found.shape[1]):
         solver.getEigenvector(n, vector)
         found[:, n] = pencil.unpack(vector)
     vector.destroy()
     solver.destroy()
+    if metric is not pencil.s:
+        metric.destroy()
     _destroy(deflation)
-    return found
+    return found if pencil.removed is None else _kept(pencil, found)
+
+
+def _kept(pencil: Pencil, found: np.ndarray) -> np.ndarray:
+    """Less what lies among the removed: their directions come out too, with an infinite energy, when nothing else is left."""
+    kept = pencil.without_removed(found)
+    norms = pencil.total(np.stack([(np.abs(x) ** 2).sum(axis=0) for x in (found, kept)]))
+    return kept[:, norms[1] > 0.5 * norms[0]]
+
+
+def _regular_metric(pencil: Pencil) -> Any:
+    library, _ = petsc.load()
+    matrix = library.Mat().createPython(pencil.s.getSizes(), _Metric(pencil, pencil.removed), comm=pencil.world.comm)
+    matrix.setUp()
+    return matrix
+
+
+def _regular_start(factor: ShiftedFactor) -> list[Any]:
+    """A random vector without a part among the directions that are projected out: later ones have none either."""
+    right, left = factor.pencil.h.createVecs()
+    low, high = right.getOwnershipRange()
+    right.getArray()[:] = np.random.default_rng([13, low]).standard_normal(high - low)
+    factor.solve(right, left)
+    right.destroy()
+    return [left]
 
 
 def _vectors(factor: ShiftedFactor, known: np.ndarray) -> list[Any]:

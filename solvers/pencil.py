@@ -27,6 +27,8 @@ class Pencil:
             which holds one triangle.
         real_part, imaginary_part: (local rows / 2,) int64 local rows of the real and imaginary parts, or both None.
         block: rows that share their columns, where the whole matrix is made of such blocks: only their graph is ordered.
+        atoms: (local_dimension,) int64 atom of every row of the eigenvectors; None where rows have no atoms.
+        removed: (local_dimension, m) orthonormal eigenvectors of S that are projected out of the eigenproblem; None: none.
     """
 
     world: World
@@ -35,6 +37,8 @@ class Pencil:
     real_part: np.ndarray | None = None
     imaginary_part: np.ndarray | None = None
     block: int = 1
+    atoms: np.ndarray | None = None
+    removed: np.ndarray | None = None
 
     @property
     def multiplicity(self) -> int:
@@ -43,8 +47,9 @@ class Pencil:
 
     @property
     def dimension(self) -> int:
-        """Number of states n."""
-        return int(self.h.getSize()[0]) // self.multiplicity
+        """Number of states: rows of the eigenvectors over all ranks, less those projected out."""
+        rows = int(self.h.getSize()[0]) // self.multiplicity
+        return rows if self.removed is None else rows - self.removed.shape[1]
 
     @property
     def local_dimension(self) -> int:
@@ -84,6 +89,19 @@ class Pencil:
         source.destroy()
         target.destroy()
         return result
+
+    def total(self, local: np.ndarray) -> np.ndarray:
+        """Sum of an array over the ranks. Collective."""
+        local = np.ascontiguousarray(local)
+        total = np.empty_like(local)
+        self.world.comm.Allreduce(local, total)
+        return total
+
+    def without_removed(self, x: np.ndarray) -> np.ndarray:
+        """Columns x (local_dimension, m) less their part among the `removed`. Collective."""
+        if self.removed is None:
+            return x
+        return x - self.removed @ self.total(self.removed.conj().T @ x)
 
     def destroy(self) -> None:
         """Free the matrices. Collective."""

@@ -55,6 +55,7 @@ class SolveOptions:
         eigenvectors: whether they are kept.
         groups: (rows of this rank,) group of orbitals of every row, for the populations of the states; None: not computed.
         factor: how matrices are factored.
+        ill_project: eigenvectors of S with an eigenvalue below this are projected out; 0: none.
     """
 
     target: float | Literal["fermi"] = "fermi"
@@ -67,6 +68,7 @@ class SolveOptions:
     eigenvectors: bool = False
     groups: np.ndarray | None = None
     factor: FactorOptions = field(default_factory=FactorOptions)
+    ill_project: float = 0.0
 
     @property
     def filling(self) -> Filling | None:
@@ -276,7 +278,7 @@ class _Points:
                 self.close()
                 factor = ShiftedFactor(pencil, self.options.factor)
             self._open = index, pencil, factor
-            factor.require_positive_overlap()
+            factor.require_positive_overlap(self.options.ill_project)
         return self._open[2]
 
     def kept(self, states: States, *, searching: bool = False) -> States:

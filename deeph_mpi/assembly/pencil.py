@@ -108,12 +108,13 @@ class PencilAssembler:
     def _empty(self, layout: Layout, factor: int) -> Pencil:
         local, whole = int(self.rows.sizes[self._atoms].sum()) * factor, self.rows.dimension * factor
         h, s = (layout.create(self.world, local, whole) for _ in range(2))
-        if factor == 1:
-            return Pencil(self.world, h, s, block=self._block(factor))
         mine = self.rows.sizes[self._atoms]
+        atoms = np.repeat(self._atoms, mine)
+        if factor == 1:
+            return Pencil(self.world, h, s, block=self._block(factor), atoms=atoms)
         within = np.arange(mine.sum())
         real_part = within + np.repeat(np.cumsum(mine) - mine, mine)
-        return Pencil(self.world, h, s, real_part, real_part + np.repeat(mine, mine), self._block(factor))
+        return Pencil(self.world, h, s, real_part, real_part + np.repeat(mine, mine), self._block(factor), atoms)
 
     def _block(self, factor: int) -> int:
         """Rows of every atom where all have as many, else 1."""
