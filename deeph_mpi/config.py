@@ -62,6 +62,10 @@ Window = Annotated[
     Annotated[list[float], Field(min_length=2, max_length=2)] | None,
     _shape("two energies [lower, upper] in eV around the target"),
 ]
+Interval = Annotated[
+    Annotated[list[float], Field(min_length=2, max_length=2)],
+    _shape("two energies [lower, upper] in eV around the center"),
+]
 
 
 class StructureSection(Section):
@@ -128,6 +132,13 @@ class SolveSection(Section):
     )
     temperature_K: float = key(300.0, "electronic temperature of the Fermi level on k meshes", unit="K", gt=0)
     charge: float = key(0.0, "charge of the cell; positive values remove electrons", unit="e")
+    ill_project: float = key(
+        0.0,
+        "eigenvectors of S with an eigenvalue below this are projected out of the eigenproblem (they make ghost states and "
+        "huge errors); 0: none are, and an S that is not positive definite is an error",
+        ge=0,
+        lt=1,
+    )
 
     @model_validator(mode="after")
     def _defaults_of_groups(self) -> Self:
@@ -183,26 +194,30 @@ class DosSection(Section):
         "the checkpoint or Hamiltonian",
         unit="eV",
     )
-    window: Window = key([-1.0, 1.0], "energies [lower, upper] around the center", unit="eV")
+    window: Interval = key([-1.0, 1.0], "energies [lower, upper] around the center", unit="eV")
     resolution: float = key(
         0.05, "standard deviation of the Gaussian that each level becomes; for inertia the interval", unit="eV", gt=0
     )
     step: float | None = key(
-        None, "distance of the energies given; by default a third of the resolution, for inertia all of it", unit="eV", gt=0
+        None,
+        "distance of the energies given; by default a third of the resolution, for inertia all of it",
+        unit="eV",
+        gt=0,
     )
     vectors: int = key(64, "random vectors at every k-point, in batches of 32; the error falls like 1/√vectors", ge=1)
     minutes: float | None = key(None, "wall-clock limit after which no batch is begun", unit="min", gt=0)
     seed: int = key(0, "seed of the random vectors", ge=0)
     atoms: list[Annotated[int, Field(ge=0)]] = key([], "atoms (counted from 0) whose local density is computed")
-    projection: Literal["mulliken", "green"] = key(
-        "mulliken", 'of local densities: "mulliken" adds up to the total, "green" (−Im G/π) is positive'
+    projection: Literal["mulliken", "lowdin"] = key(
+        "mulliken",
+        'of local densities, which both add up to the total; "lowdin" is never negative and takes half the time',
     )
     tolerance: float = key(1e-4, "relative residual of the inner iterations", gt=0, lt=0.1)
     buffer: float = key(3.0, "radius around clusters of the approximate inverse", unit="Å", gt=0)
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
-        if self.window is None or not self.window[0] < self.window[1]:
+        if not self.window[0] < self.window[1]:
             raise ValueError(f"window must be [lower, upper] with lower < upper, not {self.window}")
         return self
 

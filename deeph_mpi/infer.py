@@ -21,6 +21,7 @@ from deeph_mpi.domain.pairs import PairPlan, pairs_global
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.report import report_partition
 from deeph_mpi.domain.weights import pair_weights
+from deeph_mpi.dos import DosRun
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.predict import allocate_rows, predict
 from deeph_mpi.model.ranges import check_ranges
@@ -59,6 +60,7 @@ def infer(config: InferConfig, world: World) -> None:
             spectrum_plan = plan_spectrum(
                 world, config.solve, config.factorization, structure, electrons, guess=model.facts.fermi_energy
             )
+        dos = DosRun(world, config.dos, config.solve, structure, guess=model.facts.fermi_energy)
         leaders = network_leaders(world, config.model.ranks_per_node)
         device = rank_device(world, leaders)
         model.to(device)
@@ -80,7 +82,7 @@ def infer(config: InferConfig, world: World) -> None:
         return_freed_memory()
 
     keep, directory = config.output.hamiltonian, config.output.directory
-    assemble = config.solve.enabled or keep == "petsc"
+    assemble = config.solve.enabled or config.dos.enabled or keep == "petsc"
     files: list[RowFile] = []
     rows: tuple[BlockSet, BlockSet] | None = None
     if keep == "deeph":
@@ -116,8 +118,11 @@ def infer(config: InferConfig, world: World) -> None:
                     own.append(hand_over(world, blocks, partition, leaders, orbitals))
                     del blocks
         with stages("assemble"):
-            backend = config.factorization.backend
-            assembler = PencilAssembler(world, RowMap(partition, orbitals), *(own or held), backend=backend)
+            row_map = RowMap(partition, orbitals)
+            dos.prepare(row_map, *(own or held))
+            if config.solve.enabled or dos.counts or keep == "petsc":
+                backend = config.factorization.backend
+                assembler = PencilAssembler(world, row_map, *(own or held), backend=backend)
         del own
     if keep == "deeph":
         with stages("write"):
@@ -130,8 +135,15 @@ def infer(config: InferConfig, world: World) -> None:
     if keep == "petsc":
         with stages("write"):
             write_petsc(assembler, directory)
+    text, result = config.model_dump_json(), None
+    if dos.counts:
+        from deeph_mpi.solve import factor_options
+
+        dos.count(assembler, world.on_root(factor_options, config.factorization, world.size), stages)
     if config.solve.enabled:
         shells = model.settings.orbitals
-        run_spectrum(assembler, structure, shells, spectrum_plan, config.output, stages, config.model_dump_json())
-    else:
+        result = run_spectrum(assembler, structure, shells, spectrum_plan, config.output, stages, text)
+    if config.dos.enabled:
+        dos.finish(result, config.output, stages, text)
+    elif not config.solve.enabled:
         log.info("\n%s", stages.summary())

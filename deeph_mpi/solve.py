@@ -22,6 +22,7 @@ from deeph_mpi.data.deeph import check_same_pairs
 from deeph_mpi.data.geometry import read_geometry
 from deeph_mpi.data.parallel import read_rows
 from deeph_mpi.domain.rcb import partition_atoms
+from deeph_mpi.dos import DosRun
 from deeph_mpi.errors import ConfigError, DeephError
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
@@ -37,12 +38,12 @@ from deeph_mpi.solvers.backends import FactorOptions, choose_backend
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["SpectrumPlan", "plan_spectrum", "run_spectrum", "solve"]
+__all__ = ["SpectrumPlan", "factor_options", "plan_spectrum", "run_spectrum", "solve"]
 
 log = logging.getLogger(__name__)
 
 
-def solve(config: SolveConfig, world: World) -> Spectrum:
+def solve(config: SolveConfig, world: World) -> Spectrum | None:
     """Read H and S, solve, write results.h5, summary and plots. Collective.
 
     Raises:
@@ -52,15 +53,12 @@ def solve(config: SolveConfig, world: World) -> Spectrum:
     directory = config.hamiltonian.directory
     with stages("read"):
         structure, info = world.on_root(read_geometry, directory)
-        plan = plan_spectrum(
-            world,
-            config.solve,
-            config.factorization,
-            structure,
-            info.occupation,
-            spinful=info.spinful,
-            guess=info.fermi_energy_eV,
-        )
+        guess, spinful = info.fermi_energy_eV, info.spinful
+        dos = DosRun(world, config.dos, config.solve, structure, spinful=spinful, guess=guess)
+        if config.solve.enabled:
+            plan = plan_spectrum(
+                world, config.solve, config.factorization, structure, info.occupation, spinful=spinful, guess=guess
+            )
         orbitals = info.orbital_map.orbitals(structure.numbers)
         weights = _row_elements(world, directory / "hamiltonian.h5", orbitals)
         partition = partition_atoms(structure, weights, world.size)
@@ -73,10 +71,18 @@ def solve(config: SolveConfig, world: World) -> Spectrum:
                 check_same_pairs(h, s, str(directory))
     with stages("assemble"):
         rows = RowMap(partition, orbitals * (2 if info.spinful else 1))
-        backend = plan.options.factor.backend
-        assembler = PencilAssembler(world, rows, h, s, spinful=info.spinful, backend=backend)
+        dos.prepare(rows, h, s)
+        if config.solve.enabled or dos.counts:
+            factor = world.on_root(factor_options, config.factorization, world.size)
+            assembler = PencilAssembler(world, rows, h, s, spinful=spinful, backend=factor.backend)
         del h, s  # before the factorization needs the memory
-    return run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, config.model_dump_json())
+    result, text = None, config.model_dump_json()
+    if dos.counts:
+        dos.count(assembler, factor, stages)
+    if config.solve.enabled:
+        result = run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, text)
+    dos.finish(result, config.output, stages, text)
+    return result
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,17 @@ def plan_spectrum(
         guess=guess,
         temperature=solve.temperature_K,
         eigenvectors=solve.eigenvectors,
-        factor=world.on_root(_factor_options, factorization, world.size),
+        factor=world.on_root(factor_options, factorization, world.size),
     )
     return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None, solve.projections)
 
 
-def _factor_options(section: FactorizationSection, ranks: int) -> FactorOptions:
+def factor_options(section: FactorizationSection, ranks: int) -> FactorOptions:
+    """How matrices are factored on this many ranks. Not collective.
+
+    Raises:
+        SolverError: PETSc lacks the package asked for.
+    """
     options = FactorOptions(
         backend=choose_backend(section.backend, ranks),
         out_of_core=section.out_of_core,

@@ -27,7 +27,7 @@ def global_gmres(
         world: the ranks.
         apply: x ↦ A x on local rows (n, m).
         precondition: x ↦ P x with P ≈ A⁻¹.
-        right: (n, m) complex.
+        right: (n, m), complex or (with a real operator) real.
         tolerance: of ‖A x − right‖ / ‖right‖, Frobenius norms.
         limit: iterations.
 
@@ -37,7 +37,7 @@ def global_gmres(
     Raises:
         SolverError: no convergence; on all ranks.
     """
-    norm = _norm(world, right)
+    norm = float(np.sqrt(_products(world, [right.ravel()], right.ravel())[0].real))
     if norm == 0:
         return np.zeros_like(right), 0
     shape = right.shape
@@ -46,12 +46,12 @@ def global_gmres(
     for j in range(limit):
         vector = apply(precondition(basis[j].reshape(shape))).ravel()
         for _ in range(2):  # once more: single precision loses orthogonality
-            local = np.array([np.vdot(v, vector) for v in basis], dtype=np.complex128)
-            overlaps = world.comm.allreduce(local)
-            for v, overlap in zip(basis, overlaps, strict=True):
-                vector -= vector.dtype.type(overlap) * v
-            hessenberg[: j + 1, j] += overlaps
-        length = _norm(world, vector)
+            overlaps = _products(world, [*basis, vector], vector)
+            for v, overlap in zip(basis, overlaps[:-1], strict=True):
+                vector -= _scalar(overlap, vector) * v
+            hessenberg[: j + 1, j] += overlaps[:-1]
+        # Of the second pass: what it took off is small, so nothing cancels.
+        length = float(np.sqrt(max(overlaps[-1].real - (np.abs(overlaps[:-1]) ** 2).sum(), 0.0)))
         hessenberg[j + 1, j] = length
         target = np.zeros(j + 2, dtype=np.complex128)
         target[0] = norm
@@ -60,9 +60,9 @@ def global_gmres(
         if residual < tolerance:
             total = np.zeros_like(basis[0])
             for v, coefficient in zip(basis, y, strict=True):
-                total += v.dtype.type(coefficient) * v
+                total += _scalar(coefficient, v) * v
             return precondition(total.reshape(shape)), j + 1
-        basis.append(vector / vector.real.dtype.type(length))
+        basis.append(vector / vector.real.dtype.type(length or 1.0))
     raise _everywhere(
         SolverError(
             f"the inner iteration stopped at a relative residual of {residual:.1e} after {limit} iterations: "
@@ -71,8 +71,17 @@ def global_gmres(
     )
 
 
-def _norm(world: World, x: np.ndarray) -> float:
-    return float(np.sqrt(world.sum(float(np.vdot(x, x).real))))
+def _scalar(value: complex, vector: np.ndarray) -> np.generic:
+    """`value` in the type of a vector: single precision stays single."""
+    return vector.dtype.type(value if np.iscomplexobj(vector) else value.real)
+
+
+def _products(world: World, left: list[np.ndarray], right: np.ndarray) -> np.ndarray:
+    """Inner products of all of `left` with `right`, in one reduction. Collective."""
+    local = np.array([np.vdot(v, right) for v in left], dtype=np.complex128)
+    total = np.empty_like(local)
+    world.comm.Allreduce(local, total)
+    return total
 
 
 def _everywhere(error: SolverError) -> SolverError:

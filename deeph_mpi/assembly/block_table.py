@@ -59,7 +59,7 @@ class BlockTable:
         parts = lattice_sum.real(k) if real else lattice_sum.complex(k)
         lattice_sum.release()
         kind, place = np.zeros((2, len(keys)), dtype=np.int64)
-        values = []
+        values: list[np.ndarray] = []
         for n, (chosen, block) in enumerate(parts):
             kind[chosen], place[chosen] = n, np.arange(len(chosen))
             values.append(np.ascontiguousarray(block if real else _real_form(block), dtype=dtype))
