@@ -64,15 +64,15 @@ def plot_top_view(structure: Structure, values: np.ndarray, label: str, title: s
     width = _WIDTH if len(panels) == 1 or not beside else 0.75 * _WIDTH
     height = float(np.clip(width * along / across, 1.6, 2.2 * width))
     figure = new_figure((columns * (width + 0.3) + 1.2, rows * (height + 0.5) + 0.5))
-    subplots = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    subplots = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (axes, chosen) in enumerate(zip(subplots, panels, strict=True)):
         _draw(axes, structure, view, chosen, values, scale)
         if len(panels) > 1:
             axes.set_title(f"layer {number + 1}", fontsize="small")
-        if number >= (rows - 1) * columns:
-            axes.set_xlabel("x (Å)")
-        if number % columns == 0:
-            axes.set_ylabel("y (Å)")
+        lowest, leftmost = number >= (rows - 1) * columns, number % columns == 0
+        axes.set_xlabel("x (Å)" if lowest else "")
+        axes.set_ylabel("y (Å)" if leftmost else "")
+        axes.tick_params(labelbottom=lowest, labelleft=leftmost)
     if len(panels) == 1:
         subplots[0].set_title(title, fontsize="medium")
     else:
