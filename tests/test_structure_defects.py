@@ -68,6 +68,7 @@ def test_counts_densities_and_distances() -> None:
 
 def test_a_single_defect_is_as_far_from_its_images_as_the_cell_is_wide() -> None:
     assert make_defects(hexagonal_bn(4), kinds("B:1")).closest == pytest.approx(4 * SIDE)
+    assert make_defects(hexagonal_bn(9), kinds("B:1"), 20.0).closest == pytest.approx(9 * SIDE)  # 15 Å of vacuum
 
 
 def test_seeds(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ COMMANDS = {
     "infer": _Command("structure + checkpoint → H, S → spectrum and plots", parallel=True),
     "solve": _Command("the same from an existing DeepH-layout directory", parallel=True),
     "train": _Command("dataset of DeepH-layout directories → checkpoint", parallel=True),
-    "build": _Command("structures: twisted bilayers"),
+    "build": _Command("structures: twisted bilayers, crystals with defects"),
     "convert": _Command("CP2K's files and the legacy DeepH layout → DeepH layout, and back"),
     "plot": _Command("plots from a results.h5"),
     "config": _Command("every key of a configuration, its default, unit and meaning"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -12,12 +12,14 @@ from ase.geometry.minkowski_reduction import minkowski_reduce
 
 from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.errors import ConfigError, StructureError
+from deeph_mpi.structure.layers import stacking
 from deeph_mpi.structure.read import check_structure
 from deeph_mpi.structure.structure import Structure, element_order
 
 __all__ = ["DefectKind", "DefectiveStructure", "make_defects", "parse_defect", "repeated"]
 
 _ATTEMPTS = 100  # orders of the sites tried before a demand counts as impossible
+_VACUUM = 6.0  # Å without an atom: images beyond it are not neighbours
 _BONDED = 1.2  # neighbours of a pair are no farther apart than the shortest such distance times this
 
 
@@ -116,7 +118,8 @@ def make_defects(
     Args:
         host: the crystal.
         kinds: what to make.
-        min_distance: Å, smallest distance between atoms of two defects, periodic images included.
+        min_distance: Å, smallest distance between atoms of two defects, periodic images included; not those across a
+            vacuum of more than 6 Å.
         seed: of the random numbers.
 
     Raises:
@@ -124,7 +127,8 @@ def make_defects(
     """
     candidates = [_candidates(host, kind) for kind in kinds]
     counts = [_count(host, kind, len(sites)) for kind, sites in zip(kinds, candidates, strict=True)]
-    period, span = _period(host), max(_span(host, sites) for sites in candidates)
+    field = _without_vacuum(host)
+    period, span = _period(field), max(_span(field, sites) for sites in candidates)
     if period < min_distance + span:
         raise StructureError(
             f"the host repeats every {period:.2f} Å, so that a defect meets its own image closer than {min_distance:g} Å: "
@@ -133,7 +137,7 @@ def make_defects(
     rng = np.random.default_rng(seed)
     best = -1
     for _ in range(_ATTEMPTS):
-        chosen = _place(host, candidates, counts, min_distance, rng)
+        chosen = _place(field, candidates, counts, min_distance, rng)
         placed = sum(map(len, chosen))
         if placed == sum(counts):
             break
@@ -153,7 +157,7 @@ def make_defects(
     kept = kept[element_order(numbers[kept])]
     made = Structure(numbers[kept], host.positions[kept], host.cell, host.pbc)
     check_structure(made, "structure with defects")
-    return DefectiveStructure(made, counts, sites, _closest(host, sites, span, period))
+    return DefectiveStructure(made, counts, sites, _closest(field, sites, span, period))
 
 
 def _candidates(host: Structure, kind: DefectKind) -> np.ndarray:
@@ -214,6 +218,14 @@ def _span(host: Structure, sites: np.ndarray) -> float:
         return 0.0
     steps = find_mic(host.positions[sites[:, 1]] - host.positions[sites[:, 0]], host.cell, host.pbc)[1]
     return float(steps.max())
+
+
+def _without_vacuum(host: Structure) -> Structure:
+    """The host, not periodic across a vacuum."""
+    stack = stacking(host)
+    pbc = host.pbc.copy()
+    pbc[stack.axis] &= stack.gap <= _VACUUM
+    return replace(host, pbc=pbc)
 
 
 def _period(host: Structure) -> float:

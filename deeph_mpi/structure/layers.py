@@ -22,12 +22,14 @@ class Stacking:
         axis: 0, 1 or 2, the lattice vector across the layers.
         normal: (3,) unit vector normal to the other two, the direction of stacking.
         heights: (N,) Å along `normal`, periodic images chosen so that the widest gap lies outside.
+        gap: Å, width of that gap; infinite along a direction that is not periodic.
         layer: (N,) int64, from 1 at the bottom; all 1 where no gap is wider than 2 Å.
     """
 
     axis: int
     normal: np.ndarray
     heights: np.ndarray
+    gap: float
     layer: np.ndarray
 
     @property
@@ -43,10 +45,10 @@ def stacking(structure: Structure) -> Stacking:
     """
     wrapped = wrap(structure)
     candidates = [_along(wrapped.cell, wrapped.fractional, axis, bool(wrapped.pbc[axis])) for axis in (2, 1, 0)]
-    return max(candidates, key=lambda candidate: round(candidate[0], 6))[1]
+    return max(candidates, key=lambda candidate: round(candidate.gap, 6))
 
 
-def _along(cell: np.ndarray, fractional: np.ndarray, axis: int, periodic: bool) -> tuple[float, Stacking]:
+def _along(cell: np.ndarray, fractional: np.ndarray, axis: int, periodic: bool) -> Stacking:
     normal = np.linalg.inv(cell)[:, axis]
     period = 1.0 / np.linalg.norm(normal)
     normal = normal * period
@@ -64,4 +66,4 @@ def _along(cell: np.ndarray, fractional: np.ndarray, axis: int, periodic: bool) 
         outer = np.inf
     layer = np.empty(len(heights), dtype=np.int64)
     layer[order] = 1 + np.concatenate([[0], np.cumsum(gaps > GAP)])
-    return outer, Stacking(axis, normal, heights, layer)
+    return Stacking(axis, normal, heights, outer, layer)
