@@ -42,7 +42,7 @@ COMMANDS = {
     "solve": _Command("the same from an existing DeepH-layout directory", parallel=True),
     "train": _Command("dataset of DeepH-layout directories → checkpoint", parallel=True),
     "build": _Command("structures: twisted bilayers, crystals with defects"),
-    "convert": _Command("CP2K's files and the legacy DeepH layout → DeepH layout, and back"),
+    "convert": _Command("other codes' Hamiltonians → DeepH layout, and back", parallel=True),
     "plot": _Command("plots from a results.h5"),
     "config": _Command("every key of a configuration, its default, unit and meaning"),
     "info": _Command("what was found: MPI, PETSc, MUMPS, torch, GPUs, threads", parallel=True),

@@ -7,7 +7,6 @@ output file, and their indices refer to atoms wrapped into [−½, ½). Orbitals
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +25,8 @@ from deeph_mpi.data.cp2k_files import (
     vacuum_level,
 )
 from deeph_mpi.data.deeph import DeephInfo, DeephSystem
-from deeph_mpi.data.hermitian import image_reach, symmetrize
-from deeph_mpi.data.ragged import find, pair_keys, reversed_pairs, sort_blocks
+from deeph_mpi.data.elements import Elements, blocks_of, pairs_of
+from deeph_mpi.data.hermitian import symmetrize
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.read import check_structure
 from deeph_mpi.structure.structure import Structure
@@ -35,16 +34,6 @@ from deeph_mpi.structure.structure import Structure
 __all__ = ["read_cp2k"]
 
 _NEAR_FACE = 1e-7  # fractional; closer to ±½ than this, rounding decides to which side CP2K wrapped an atom
-
-
-@dataclass
-class _Elements:
-    """Non-zero elements of a matrix over all images: (n, 3) images, (n,) rows, columns (0-based), values."""
-
-    images: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
 
 
 def read_cp2k(
@@ -92,8 +81,8 @@ def read_cp2k(
     fractional = _wrap(given, overlap, atom_of)
     structure = Structure(given.numbers, fractional @ given.cell, given.cell, given.periodic)
     check_structure(structure, str(directory))
-    pairs = _pairs(structure, (hamiltonian, overlap), atom_of, cutoff)
-    s_blocks, h_blocks = (_blocks(elements, pairs, orbitals, atom_of) for elements in (overlap, hamiltonian))
+    pairs = pairs_of(structure, (hamiltonian, overlap), atom_of, cutoff)
+    s_blocks, h_blocks = (blocks_of(elements, pairs, orbitals, atom_of) for elements in (overlap, hamiltonian))
     _check_bonds(structure, s_blocks, orbital_map)
     for blocks, name in ((s_blocks, "S"), (h_blocks, "KS")):
         symmetrize(blocks, orbitals, f"{directory}: {name}")
@@ -134,7 +123,7 @@ def _shells(given: Cp2kInput, found: Cp2kOutput, directory: Path) -> OrbitalMap:
     return OrbitalMap.from_symbols({symbol: basis_shells(symbol, given.basis[symbol], files) for symbol in symbols})
 
 
-def _read_matrix(directory: Path, name: str, images: np.ndarray, total: int) -> _Elements:
+def _read_matrix(directory: Path, name: str, images: np.ndarray, total: int) -> Elements:
     parts = []
     for number in range(1, len(images) + 1):
         paths = sorted(directory.glob(f"*-{name}_SPIN_1_R_{number}-*.csr"))
@@ -148,7 +137,7 @@ def _read_matrix(directory: Path, name: str, images: np.ndarray, total: int) -> 
         parts.append(_read_csr(paths[0], total))
     counts = [len(part) for part in parts]
     table = np.concatenate(parts)
-    return _Elements(
+    return Elements(
         np.repeat(images, counts, axis=0),
         table[:, 0].astype(np.int64) - 1,
         table[:, 1].astype(np.int64) - 1,
@@ -170,7 +159,7 @@ def _read_csr(path: Path, total: int) -> np.ndarray:
     return table
 
 
-def _wrap(given: Cp2kInput, overlap: _Elements, atom_of: np.ndarray) -> np.ndarray:
+def _wrap(given: Cp2kInput, overlap: Elements, atom_of: np.ndarray) -> np.ndarray:
     """(N, 3) fractional positions as CP2K wrapped them.
 
     Atoms within rounding of a face may be on either side; there the overlaps decide: weighted by |S_ij(R)|², the mean
@@ -196,7 +185,7 @@ def _wrap(given: Cp2kInput, overlap: _Elements, atom_of: np.ndarray) -> np.ndarr
     return wrapped
 
 
-def _image_moments(overlap: _Elements, atom_of: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray]:
+def _image_moments(overlap: Elements, atom_of: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray]:
     """Σ_R |S_ij(R)|² as (N, N), and Σ_R |S_ij(R)|² R as (N, N, 3)."""
     where = atom_of[overlap.rows] * atoms + atom_of[overlap.columns]
     square = overlap.values**2
@@ -242,34 +231,3 @@ def _first_shells(shells: tuple[int, ...]) -> dict[int, int]:
     """First orbital of the first s and of the first p shell; −1 where there is none."""
     starts = np.concatenate([[0], np.cumsum([2 * li + 1 for li in shells])])
     return {li: int(starts[shells.index(li)]) if li in shells else -1 for li in (0, 1)}
-
-
-def _pairs(
-    structure: Structure, matrices: tuple[_Elements, ...], atom_of: np.ndarray, cutoff: float | None
-) -> np.ndarray:
-    """(n, 5) all pairs that any matrix has within the cutoff, their Hermitian partners, and the onsite ones."""
-    onsite = np.zeros((len(structure), 5), dtype=np.int64)
-    onsite[:, 3] = onsite[:, 4] = np.arange(len(structure))
-    tables = [onsite]
-    for elements in matrices:
-        ends = np.stack([atom_of[elements.rows], atom_of[elements.columns]], axis=1)
-        tables.append(np.unique(np.concatenate([elements.images, ends], axis=1), axis=0))
-    pairs = np.concatenate(tables)
-    if cutoff is not None:
-        bonds = structure.positions[pairs[:, 4]] + pairs[:, :3] @ structure.cell - structure.positions[pairs[:, 3]]
-        pairs = pairs[np.linalg.norm(bonds, axis=1) <= cutoff]
-    return np.unique(np.concatenate([pairs, reversed_pairs(pairs)]), axis=0)
-
-
-def _blocks(elements: _Elements, pairs: np.ndarray, orbitals: np.ndarray, atom_of: np.ndarray) -> BlockSet:
-    """Blocks of `pairs`, sorted; elements of other pairs are dropped, blocks without elements are zero."""
-    blocks = sort_blocks(BlockSet.allocate(pairs, orbitals, np.float64))
-    reach = max(image_reach(blocks.pairs), image_reach(elements.images))
-    first = np.concatenate([[0], np.cumsum(orbitals)])
-    i, j = atom_of[elements.rows], atom_of[elements.columns]
-    keys = pair_keys(np.concatenate([elements.images, i[:, None], j[:, None]], axis=1), len(orbitals), reach)
-    block = find(pair_keys(blocks.pairs, len(orbitals), reach), keys)
-    kept = block >= 0
-    within = (elements.rows - first[i]) * orbitals[j] + elements.columns - first[j]
-    blocks.entries[blocks.offsets[block[kept]] + within[kept]] = elements.values[kept]
-    return blocks

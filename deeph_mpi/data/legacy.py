@@ -30,7 +30,9 @@ from deeph_mpi.structure.structure import Structure
 __all__ = ["read_legacy", "write_legacy"]
 
 
-def read_legacy(directory: str | os.PathLike[str], *, dtype: np.dtype | type | None = None) -> DeephSystem:
+def read_legacy(
+    directory: str | os.PathLike[str], *, dtype: np.dtype | type | None = None, cutoff: float | None = None
+) -> DeephSystem:
     """Read a directory in the legacy layout, in the order of its atoms. Not collective.
 
     Orbitals are brought to our order; H and S to the same pairs (a block that one of them lacks is zero) and to exact
@@ -39,6 +41,7 @@ def read_legacy(directory: str | os.PathLike[str], *, dtype: np.dtype | type | N
     Args:
         directory: in the legacy layout.
         dtype: of real entries; as in the files by default. Spinors are complex128.
+        cutoff: keep pairs up to this distance, Å; all by default.
 
     Raises:
         DataError: anything missing, unreadable or inconsistent, by name.
@@ -52,6 +55,9 @@ def read_legacy(directory: str | os.PathLike[str], *, dtype: np.dtype | type | N
         for name, spins in (("overlap", 1), ("hamiltonian", 2 if info.spinful else 1))
     }
     pairs = np.unique(np.concatenate([pairs for pairs, _ in tables.values()]), axis=0)
+    if cutoff is not None:
+        bonds = structure.positions[pairs[:, 4]] + pairs[:, :3] @ structure.cell - structure.positions[pairs[:, 3]]
+        pairs = pairs[np.linalg.norm(bonds, axis=1) <= cutoff]
     orbitals = info.orbital_map.orbitals(structure.numbers)
     filled = {}
     for name, (held, blocks) in tables.items():
@@ -205,7 +211,8 @@ def _fill(pairs: np.ndarray, held: np.ndarray, blocks: list[np.ndarray], sizes: 
     reach = image_reach(filled.pairs)
     where = find(pair_keys(filled.pairs, len(sizes), reach), pair_keys(held, len(sizes), reach))
     for index, block in zip(where, blocks, strict=True):
-        filled.block(int(index), sizes)[:] = block
+        if index >= 0:
+            filled.block(int(index), sizes)[:] = block
     return filled
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.io import read, write
 
 from deeph_mpi.domain.neighbours import CLOSEST, neighbour_pairs
 from deeph_mpi.errors import StructureError
+from deeph_mpi.structure.ase_io import read, write
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["check_structure", "read_structure", "write_structure"]

@@ -1,0 +1,204 @@
+"""Conversion of many structures: which there are, which are finished, and what became of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deeph_mpi._version import __version__
+from deeph_mpi.data.formats import Format, find_format
+from deeph_mpi.errors import ConfigError, DataError, DeephError
+from deeph_mpi.parallel.progress import progress
+from deeph_mpi.parallel.world import World
+
+__all__ = ["Options", "Outcome", "Task", "convert_all", "plan"]
+
+log = logging.getLogger(__name__)
+
+STAMP = "source.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; part of the stamp of a finished conversion.
+
+    Attributes:
+        cutoff: Å; None for all pairs.
+        dtype: of the entries; None for the source's.
+        compress: gzip the matrices.
+        reader: options of one format's reader.
+    """
+
+    cutoff: float | None = None
+    dtype: str | None = None
+    compress: bool = False
+    reader: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One structure: where it is read and where it goes."""
+
+    format: str
+    source: Path
+    target: Path
+    options: Options
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        state: "converted", "finished before" or "failed".
+        detail: sizes, or why it failed.
+    """
+
+    task: Task
+    state: str
+    detail: str
+    seconds: float = 0.0
+    code: int = 0
+
+
+def plan(name: str, sources: list[Path], destination: Path, options: Options) -> list[Task]:
+    """Tasks for `convert NAME SOURCE… DEST`. Not collective.
+
+    A source that is a calculation by itself, given alone, goes to the destination; of several, and of folders that hold
+    calculations at any depth, each gets its own folder there, named as in the source.
+
+    Raises:
+        ConfigError: unknown format, or two sources for one folder.
+        DataError: a source that does not exist.
+    """
+    form = find_format(name)
+    found: list[tuple[Path, Path]] = []
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"{'file' if source.suffix else 'directory'} '{source}' does not exist")
+        inside = [] if source.is_file() or form.matches(source) else list(_inside(form, source))
+        if inside:
+            found += [(path, destination / path.relative_to(source)) for path in inside]
+        else:  # a calculation, or something of which the reader says what it lacks
+            found.append((source, destination if len(sources) == 1 else destination / source.resolve().name))
+    targets: dict[Path, Path] = {}
+    for path, target in found:
+        if target in targets:
+            raise ConfigError(f"'{targets[target]}' and '{path}' would both be written to '{target}'; rename one")
+        targets[target] = path
+        if target.resolve() == path.resolve():
+            raise ConfigError(f"'{path}' would be overwritten by its own conversion: choose another destination")
+    return [Task(name, path, target, options) for path, target in found]
+
+
+def convert_all(world: World, tasks: list[Task], jobs: int = 1) -> list[Outcome]:
+    """Convert every task; one that fails does not stop the others. Collective.
+
+    Args:
+        world: its ranks share the tasks.
+        tasks: the same on all ranks.
+        jobs: processes of each rank.
+
+    Returns:
+        Outcomes in the order of the tasks, on all ranks.
+    """
+    own = list(range(world.rank, len(tasks), world.size))
+    done: dict[int, Outcome] = {}
+    with progress(world, "structures", len(own)) as bar:
+        for number, outcome in _run(tasks, own, min(jobs, len(own))):
+            done[number] = outcome
+            bar.advance(note=f"{sum(one.state == 'failed' for one in done.values())} failed")
+    gathered: dict[int, Outcome] = {}
+    for part in world.comm.allgather(done):
+        gathered |= part
+    return [gathered[number] for number in range(len(tasks))]
+
+
+def _run(tasks: list[Task], own: list[int], jobs: int) -> Iterator[tuple[int, Outcome]]:
+    if jobs <= 1:
+        for number in own:
+            yield number, _convert(tasks[number])
+        return
+    # spawned, not forked: a fork of a process that has started MPI or HDF5 may hang
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        numbers = {pool.submit(_convert, tasks[number]): number for number in own}
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
+
+
+def _inside(form: Format, source: Path) -> Iterator[Path]:
+    """Calculations below a folder, sorted by path; none is looked for inside another."""
+    for folder, names, _ in os.walk(source):
+        path = Path(folder)
+        names.sort()
+        if path != source and form.matches(path):
+            names.clear()
+            yield path
+
+
+def _convert(task: Task) -> Outcome:
+    start = time.monotonic()
+    try:
+        stamp = _stamp(task)
+        if _is_finished(task, stamp):
+            return Outcome(task, "finished before", "same files and options")
+        detail = _write(task)
+        if task.target.is_dir():
+            temporary = task.target / f"{STAMP}.tmp"
+            temporary.write_text(json.dumps(stamp, indent=1) + "\n")
+            temporary.replace(task.target / STAMP)
+    except DeephError as error:
+        return Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code)
+    except (OSError, MemoryError) as error:
+        return Outcome(task, "failed", f"{type(error).__name__}: {error}", time.monotonic() - start, 1)
+    return Outcome(task, "converted", detail, time.monotonic() - start)
+
+
+def _write(task: Task) -> str:
+    from deeph_mpi.data.deeph import read_system, write_system
+
+    form, options = find_format(task.format), task.options
+    if form.writes:
+        write = form.load()
+        system = read_system(task.source)
+        write(task.target, system)
+    else:
+        system = form.load()(task.source, cutoff=options.cutoff, **dict(options.reader))
+        write_system(task.target, system, options.dtype, compress=options.compress)
+    orbitals = system.info.orbital_map.orbitals(system.structure.numbers)
+    return f"{len(orbitals)} atoms, {int(orbitals.sum())} orbitals, {len(system.overlap)} pairs"
+
+
+def _stamp(task: Task) -> dict[str, Any]:
+    """What a conversion depends on; names, sizes and times stand for the files' contents."""
+    listing = hashlib.sha256()
+    files = [task.source] if task.source.is_file() else sorted(path for path in task.source.iterdir() if path.is_file())
+    for path in files:
+        status = path.stat()
+        listing.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    options = json.loads(json.dumps(asdict(task.options), default=str))
+    return {
+        "format": task.format,
+        "source": str(task.source.resolve()),
+        "files": listing.hexdigest(),
+        "options": options,
+        "version": __version__,
+    }
+
+
+def _is_finished(task: Task, stamp: dict[str, Any]) -> bool:
+    try:
+        kept = json.loads((task.target / STAMP).read_text())
+    except (OSError, ValueError):
+        return False
+    names = () if find_format(task.format).writes else ("POSCAR", "info.json", "overlap.h5", "hamiltonian.h5")
+    return kept == stamp and all((task.target / name).is_file() for name in names)

@@ -1,0 +1,113 @@
+"""Conversion of many structures: which are found, skipped, refused; on processes and on ranks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deeph_mpi.data.batch import Options, convert_all, plan
+from deeph_mpi.data.deeph import read_system
+from deeph_mpi.data.formats import FORMATS
+from deeph_mpi.data.legacy import write_legacy
+from deeph_mpi.errors import ConfigError, DataError
+from deeph_mpi.parallel.world import World
+from tests.mpi import ROOT, deeph_mpi
+from tests.systems import random_system
+
+
+@pytest.fixture
+def calculations(tmp_path: Path) -> Path:
+    """Four legacy directories at two depths, the last one broken, beside something else."""
+    for seed, name in enumerate(("a", "b", "deep/c", "deep/d")):
+        write_legacy(tmp_path / "in" / name, random_system(seed))
+    (tmp_path / "in" / "deep" / "d" / "lat.dat").write_text("1 2\n")
+    (tmp_path / "in" / "other").mkdir()
+    return tmp_path / "in"
+
+
+def test_a_folder_is_converted_and_taken_up_again(tmp_path: Path, calculations: Path) -> None:
+    tasks = plan("legacy", [calculations], tmp_path / "out", Options(dtype="float32"))
+    assert [str(task.target.relative_to(tmp_path / "out")) for task in tasks] == ["a", "b", "deep/c", "deep/d"]
+    outcomes = convert_all(World.alone(), tasks)
+    assert [one.state for one in outcomes] == ["converted"] * 3 + ["failed"]
+    assert "3 × 3 matrix" in outcomes[3].detail
+    back = read_system(tmp_path / "out" / "deep" / "c")
+    assert back.overlap.entries.dtype == np.float32
+    write_legacy(calculations / "deep" / "d", random_system(3))  # mended
+    (calculations / "b" / "info.json").write_text('{"isspinful": false, "fermi_level": 0.5}')  # changed
+    (tmp_path / "out" / "a" / "hamiltonian.h5").unlink()  # lost
+    states = [one.state for one in convert_all(World.alone(), tasks)]
+    assert states == ["converted", "converted", "finished before", "converted"]
+    other = plan("legacy", [calculations], tmp_path / "out", Options(dtype="float64"))
+    assert {one.state for one in convert_all(World.alone(), other)} == {"converted"}
+
+
+def test_processes_and_ranks_give_the_same(tmp_path: Path, calculations: Path) -> None:
+    source = str(calculations)
+    command = [sys.executable, "-m", "deeph_mpi", "convert", "legacy", source, str(tmp_path / "one"), "--jobs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "3 converted, 1 failed" in done.stdout
+    assert done.stderr.count("3 × 3 matrix") == 1
+    ranks = deeph_mpi(3, "convert", "legacy", source, str(tmp_path / "many"), timeout=120)
+    assert ranks.returncode == 1
+    assert "3 converted, 1 failed" in ranks.stdout
+    assert ranks.stdout.count("3 × 3 matrix") == 1
+    for name in ("a", "b", "deep/c"):
+        for file in ("overlap.h5", "hamiltonian.h5", "info.json", "POSCAR"):
+            one, many = ((tmp_path / where / name / file).read_bytes() for where in ("one", "many"))
+            assert one == many
+    lines = (tmp_path / "many" / "conversion.tsv").read_text().splitlines()
+    assert len(lines) == 5
+    assert lines[4].startswith("failed\t")
+    assert "3 × 3 matrix" in lines[4]
+
+
+def test_cutoff_drops_far_pairs(tmp_path: Path) -> None:
+    system = random_system(1)
+    write_legacy(tmp_path / "in", system)
+    tasks = plan("legacy", [tmp_path / "in"], tmp_path / "out", Options(cutoff=4.0))
+    assert convert_all(World.alone(), tasks)[0].state == "converted"
+    kept = read_system(tmp_path / "out")
+    positions, pairs = kept.structure.positions, kept.overlap.pairs
+    bonds = positions[pairs[:, 4]] + pairs[:, :3] @ kept.structure.cell - positions[pairs[:, 3]]
+    assert np.linalg.norm(bonds, axis=1).max() <= 4.0
+    assert 7 < len(kept.overlap) < len(system.overlap)
+
+
+def test_sources_that_collide_or_lack_are_refused(tmp_path: Path, calculations: Path) -> None:
+    write_legacy(tmp_path / "else" / "a", random_system(5))
+    with pytest.raises(ConfigError, match="both be written"):
+        plan("legacy", [calculations / "a", tmp_path / "else" / "a"], tmp_path / "out", Options())
+    with pytest.raises(DataError, match="does not exist"):
+        plan("legacy", [tmp_path / "nowhere"], tmp_path / "out", Options())
+    with pytest.raises(ConfigError, match="did you mean 'legacy'"):
+        plan("legcy", [calculations], tmp_path / "out", Options())
+    with pytest.raises(ConfigError, match="overwritten"):
+        plan("legacy", [calculations / "a"], calculations / "a", Options())
+
+
+def test_list_needs_no_library(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "deeph_mpi", "convert", "--list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert all(f"\n{name}\n" in f"\n{done.stdout}" for name in FORMATS)
+    assert done.stdout.count("tested") >= len(FORMATS)
+    assert not {"torch", "sisl", "pyscf", "ase.io"} & {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_gpaw_is_not_imported_with_ase(tmp_path: Path) -> None:
+    """Its import is collective under MPI; ours need not be."""
+    (tmp_path / "gpaw.py").write_text("import os\nos._exit(3)\n")
+    (tmp_path / "gpaw-0.dist-info").mkdir()
+    (tmp_path / "gpaw-0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: gpaw\nVersion: 0\n")
+    (tmp_path / "gpaw-0.dist-info" / "entry_points.txt").write_text("[ase.ioformats]\ngpaw-yaml = gpaw:fmt\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for module, code in (("ase.io", 3), ("deeph_mpi.structure.read", 0)):
+        done = subprocess.run([sys.executable, "-c", f"import {module}"], cwd=ROOT, env=environment, timeout=60)
+        assert done.returncode == code
