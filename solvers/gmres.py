@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def global_gmres(
     )
 
 
-def _scalar(value: complex, vector: np.ndarray) -> np.generic:
+def _scalar(value: complex, vector: np.ndarray) -> Any:
     """`value` in the type of a vector: single precision stays single."""
     return vector.dtype.type(value if np.iscomplexobj(vector) else value.real)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from deeph_mpi.errors import DataError
 
-__all__ = ["DensityRecord", "read_density", "write_density"]
+__all__ = ["DensityRecord", "has_states", "read_density", "write_density"]
 
 _ATTRIBUTES = ("method", "resolution", "vectors", "fermi", "projection", "note")
 
@@ -115,5 +114,11 @@ def read_density(path: Path) -> tuple[DensityRecord, str] | None:
                 local_error=np.zeros((0, m)) if ldos is None else ldos["error"][:],
             )
             return record, str(file.attrs.get("formula", ""))
-    except (OSError, KeyError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise DataError(f"'{path}' is not a complete results.h5 of deeph-mpi: {error}") from None
+
+
+def has_states(path: Path) -> bool:
+    """Whether results.h5 holds states beside densities. Not collective."""
+    with h5py.File(path, "r") as file:
+        return "spectrum" in file

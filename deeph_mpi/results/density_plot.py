@@ -22,7 +22,7 @@ def plot_density(
     Args:
         record: what to draw.
         formula: of the cell, the title.
-        directory: where `dos` goes; made when absent.
+        directory: where `density` goes; made when absent.
         window: energy axis in eV, relative to E_F where it is known; by default all energies.
 
     Returns:
@@ -59,4 +59,4 @@ def plot_density(
             axes.axvline(0.0, color="0.4", linewidth=0.8, linestyle="--")
     panels[-1].set_xlabel("E − E$_F$ (eV)" if np.isfinite(record.fermi) else "E (eV)")
     panels[-1].set_xlim(window or (record.energies[0] - zero, record.energies[-1] - zero))
-    return save_figure(figure, directory / "dos")
+    return save_figure(figure, directory / "density")
