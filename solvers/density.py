@@ -26,7 +26,7 @@ class DensityOptions:
     Attributes:
         energies: (m,) eV ascending.
         sigma: standard deviation of the Gaussian that every level becomes, eV.
-        vectors: random vectors, rounded up to whole batches.
+        vectors: random vectors, at least 2: the error comes from their scatter.
         seed: of the random vectors.
         seconds: after which no other batch is begun, None for no limit. The first is always made.
     """
@@ -81,7 +81,7 @@ def total_density(
     samples = np.empty((0, len(options.energies)))
     batches = -(-options.vectors // BATCH)
     for batch in range(batches):
-        signs = random_signs((options.seed, batch), own, rows.dimension)
+        signs = random_signs((options.seed, batch), own, rows.dimension)[:, : options.vectors - batch * BATCH]
         power = power or OverlapPower(pencil, signs[:, :1], _ACCURACY)
         moments = cayley.diagonal(power.apply(-0.5, signs), count)
         samples = np.concatenate([samples, (moments @ gaussians.T).real])

@@ -33,6 +33,7 @@ projection = "lowdin"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dos")
     (folder / "dos.toml").write_text(CONFIG)
+    (folder / "K_PATH").write_text("2 0.0 0.0 0.0 0.5 0.0 0.0 G M\n")
     return folder
 
 
@@ -71,7 +72,7 @@ def test_levels_counted_beside_states(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("dos.center=fermi", "give dos.center in eV"),
+        ("solve.kpath=K_PATH", "a density of states along solve.kpath has no meaning"),
         ("dos.atoms=[4]", "there is no atom 4"),
     ],
 )
@@ -79,7 +80,7 @@ def test_mistakes_are_told_before_work_starts(folder: Path, setting: str, messag
     run = deeph_mpi(1, "solve", "dos.toml", "--set", setting, "--set", "output.directory=never", cwd=folder)
     assert run.returncode != 0
     assert message in run.stdout
-    assert run.stdout.count("error:") == 1
+    assert run.stdout.count("deeph-mpi: error") == 1
     assert not (folder / "never").exists()
 
 

@@ -65,7 +65,7 @@ def test_local_densities_are_those_of_the_states(
 ) -> None:
     directory = DATA / name
     atoms = [0, 3]
-    found = sampled(world, directory, [k], atoms=atoms, vectors=1, projection=projection)
+    found = sampled(world, directory, [k], atoms=atoms, vectors=2, projection=projection)
     levels, states, s = dense(directory, k)
     sizes = read_crystal(directory).sizes
     lowdin, mulliken = np.abs(scipy.linalg.sqrtm(s) @ states) ** 2, (states.conj() * (s @ states)).real
