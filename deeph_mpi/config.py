@@ -204,7 +204,9 @@ class DosSection(Section):
         unit="eV",
         gt=0,
     )
-    vectors: int = key(64, "random vectors at every k-point, in batches of 32; the error falls like 1/√vectors", ge=1)
+    vectors: int = key(
+        64, "random vectors at every k-point, propagated 32 at a time; the error falls like 1/√(vectors · atoms)", ge=2
+    )
     minutes: float | None = key(None, "wall-clock limit after which no batch is begun", unit="min", gt=0)
     seed: int = key(0, "seed of the random vectors", ge=0)
     atoms: list[Annotated[int, Field(ge=0)]] = key([], "atoms (counted from 0) whose local density is computed")
@@ -212,7 +214,7 @@ class DosSection(Section):
         "mulliken",
         'of local densities, which both add up to the total; "lowdin" is never negative and takes half the time',
     )
-    tolerance: float = key(1e-4, "relative residual of the inner iterations", gt=0, lt=0.1)
+    tolerance: float = key(1e-4, "relative residual of the inner iterations (single precision)", ge=1e-6, lt=0.1)
     buffer: float = key(3.0, "radius around clusters of the approximate inverse", unit="Å", gt=0)
 
     @model_validator(mode="after")
