@@ -181,10 +181,12 @@ def _write(task: Task) -> str:
 def _stamp(task: Task) -> dict[str, Any]:
     """What a conversion depends on; names, sizes and times stand for the files' contents."""
     listing = hashlib.sha256()
-    files = [task.source] if task.source.is_file() else sorted(path for path in task.source.iterdir() if path.is_file())
+    files = [task.source]
+    if not task.source.is_file():
+        files = sorted(Path(folder) / name for folder, _, names in os.walk(task.source) for name in names)
     for path in files:
         status = path.stat()
-        listing.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        listing.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     options = json.loads(json.dumps(asdict(task.options), default=str))
     return {
         "format": task.format,

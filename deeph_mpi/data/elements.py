@@ -41,13 +41,10 @@ class Elements:
     def join(cls, parts: list[Elements]) -> Elements:
         """All elements of several parts, all with spins or none."""
         spins = [part.spins for part in parts if part.spins is not None]
-        return cls(
-            *(
-                np.concatenate([getattr(part, key) for part in parts])
-                for key in ("images", "rows", "columns", "values")
-            ),
-            np.concatenate(spins) if spins else None,
+        images, rows, columns, values = (
+            np.concatenate([getattr(part, key) for part in parts]) for key in ("images", "rows", "columns", "values")
         )
+        return cls(images, rows, columns, values, np.concatenate(spins) if spins else None)
 
     def reordered(self, convention: str, orbital_map: OrbitalMap, numbers: np.ndarray) -> Elements:
         """The same matrix between our orbitals; `rows` and `columns` counted in the convention's order.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,9 @@ class Format:
         Raises:
             ConfigError: when a library is missing.
         """
-        try:
-            return getattr(import_module(self.module), self.function)
-        except ModuleNotFoundError as error:
-            if self.package is None or (error.name or "").split(".")[0] != self.package:
-                raise
-            raise ConfigError(f"this format needs {self.package}: pip install 'deeph-mpi[convert]'") from None
+        if self.package is not None and find_spec(self.package) is None:
+            raise ConfigError(f"this format needs {self.package}: pip install 'deeph-mpi[convert]'")
+        return getattr(import_module(self.module), self.function)
 
 
 _DEEPH = (("info.json",), ("overlap.h5",))
@@ -78,6 +76,40 @@ FORMATS = {
         (("element.dat",), ("overlaps.h5",)),
         "deeph_mpi.data.legacy",
         "read_legacy",
+    ),
+    "siesta": Format(
+        "SIESTA's .HSX (also of Intel's compiler), or .TSHS with .ORB_INDX",
+        "sisl",
+        "SIESTA 5 Si, .HSX: eigenvalues to 2e-4 eV (.EIG), bond frames to 1e-8; .TSHS as sisl writes it; spins untested",
+        (("*.HSX", "*.TSHS"),),
+        "deeph_mpi.data.siesta",
+        "read_siesta",
+        options=("shells",),
+        package="sisl",
+    ),
+    "abacus": Format(
+        "ABACUS's OUT.*: running_*.log with data-HR-sparse_SPIN0.csr and data-SR-sparse_SPIN0.csr, or hrs1_nao.csr and "
+        "srs1_nao.csr (out_mat_hs2 1)",
+        "own",
+        "ABACUS 3.x MoS2: eigenvalues to 1e-4 eV (istate.info), bond frames to 1e-6; newer names and layout by files made "
+        "from these; nspin 4: S of GaAs only",
+        (
+            ("OUT.*/hrs1_nao.csr", "OUT.*/data-HR-sparse_SPIN0.csr", "hrs1_nao.csr", "data-HR-sparse_SPIN0.csr"),
+            ("OUT.*/running_*.log", "running_*.log"),
+        ),
+        "deeph_mpi.data.abacus",
+        "read_abacus",
+        options=("shells",),
+    ),
+    "to-sisl": Format(
+        "DeepH layout → .nc of sisl (DEST names the file), for systems that fit one process",
+        "sisl",
+        "sisl's H(k), S(k) have our eigenvalues; back again to the bit",
+        _DEEPH,
+        "deeph_mpi.data.sisl_bridge",
+        "write_sisl",
+        writes=True,
+        package="sisl",
     ),
     "to-legacy": Format(
         "DeepH layout → legacy DeepH layout, atoms in the user's order",

@@ -1,0 +1,145 @@
+"""SIESTA's `.HSX` and `.TSHS` files as a DeepH system, read by sisl."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.data.deeph import DeephInfo, DeephSystem
+from deeph_mpi.data.elements import system_of
+from deeph_mpi.data.sisl_bridge import shells_of, split_sisl
+from deeph_mpi.errors import DataError
+
+__all__ = ["read_siesta"]
+
+_ENDINGS = (".HSX", ".TSHS")
+
+
+def read_siesta(
+    path: str | os.PathLike[str], *, cutoff: float | None = None, shells: OrbitalMap | None = None
+) -> DeephSystem:
+    """Read one SIESTA run: unpolarized, polarized, non-collinear or with spin-orbit coupling. Not collective.
+
+    Args:
+        path: the file, or a folder with one `.HSX` (preferred: it names elements and orbitals) or `.TSHS`, which
+            needs the run's `.ORB_INDX` beside it.
+        cutoff: keep pairs up to this distance, Å; all by default.
+        shells: of the elements; read from the file by default.
+
+    Returns:
+        The system in SIESTA's zero of energy (sisl shifts it to the Fermi level; that is undone).
+
+    Raises:
+        DataError: no such file, or one that sisl cannot read.
+    """
+    import sisl
+
+    path = _find(Path(path))
+    with _readable(path) as readable:
+        try:
+            matrix = sisl.get_sile(readable).read_hamiltonian()
+            fermi = float(sisl.get_sile(readable).read_fermi_level())
+        except Exception as error:  # sisl's readers raise anything, from KeyError to SileError
+            raise DataError(f"sisl cannot read '{path}': {type(error).__name__}: {error}") from error
+    parts = split_sisl(matrix)
+    atoms = matrix.geometry.atoms
+    if path.suffix == ".TSHS" or shells_of(matrix.geometry.atoms) is None:  # names neither elements nor orbitals
+        atoms = _basis_beside(sisl, path)
+        parts.structure = replace(parts.structure, numbers=np.array(atoms.Z, dtype=np.int64))
+    orbital_map = shells or shells_of(atoms)
+    if orbital_map is None:
+        raise DataError(f"'{path}' does not name its orbitals: give --shells ELEMENT=L,L,…")
+    parts.hamiltonian.values += _shift(parts.overlap, parts.hamiltonian, fermi)
+    info = DeephInfo(orbital_map, parts.spinful, fermi_energy_eV=fermi, occupation=_electrons(path))
+    return system_of(
+        parts.structure, info, parts.overlap, parts.hamiltonian, convention="siesta", name=str(path), cutoff=cutoff
+    )
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"'{path}' does not exist")
+    for ending in _ENDINGS:
+        found = sorted(path.glob(f"*{ending}"))
+        if len(found) > 1:
+            raise DataError(f"'{path}' holds several {ending} files ({', '.join(one.name for one in found)}); name one")
+        if found:
+            return found[0]
+    raise DataError(f"'{path}' holds no .HSX or .TSHS file; run SIESTA with SaveHS true")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """`path`, or a copy in which a logical of the second record is 0 or 1.
+
+    That record is `is_dp` (HSX from version 1) or `gamma` (version 0). Intel's compiler writes .true. as −1; sisl's
+    reader, compiled by another, takes that for neither value (`KeyError: -1`).
+    """
+    value = _second_record(path) if path.suffix == ".HSX" else b""
+    if len(value) != 4 or value in (struct.pack("<i", 0), struct.pack("<i", 1)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for beside in path.parent.iterdir():  # sisl may look for the geometry there
+            if beside.is_file() and beside != path:
+                (Path(folder) / beside.name).symlink_to(beside.resolve())
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        with copy.open("r+b") as file:
+            first = struct.unpack("<i", file.read(4))[0]
+            file.seek(first + 12)
+            file.write(struct.pack("<i", 1))
+        yield copy
+
+
+def _second_record(path: Path) -> bytes:
+    """The second Fortran record when it has 4 bytes; else nothing."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        if len(start) < 4:
+            return b""
+        file.seek(struct.unpack("<i", start)[0] + 8)
+        length = file.read(4)
+        return file.read(4) if length == struct.pack("<i", 4) else b""
+
+
+def _shift(overlap: Any, hamiltonian: Any, energy: float) -> np.ndarray:
+    """`energy` · S on the elements of H: 0 between unlike spins. Both lists follow one sparsity pattern."""
+    if hamiltonian.spins is None:
+        return energy * overlap.values
+    same = hamiltonian.spins[:, 0] == hamiltonian.spins[:, 1]
+    return energy * same * np.tile(overlap.values, len(same) // len(overlap.values))
+
+
+def _basis_beside(sisl: Any, path: Path) -> Any:
+    """sisl's atoms, with elements and orbitals, from the run's `.ORB_INDX`."""
+    beside = sorted(path.parent.glob("*.ORB_INDX"))
+    if len(beside) != 1:
+        raise DataError(f"'{path}' does not name its orbitals: put the run's .ORB_INDX beside it (found {len(beside)})")
+    return sisl.get_sile(beside[0]).read_basis()
+
+
+def _electrons(path: Path) -> float | None:
+    """Electrons of the cell, which HSX from version 1 holds: its fourth record is cell (9), E_F, charge, temperature."""
+    if path.suffix != ".HSX":
+        return None
+    with path.open("rb") as file:
+        for number in range(4):
+            size = struct.unpack("<i", file.read(4))[0]
+            record = file.read(size) if size <= 96 else b""
+            if number == 0 and size != 4:
+                return None  # version 0
+            file.seek(4, os.SEEK_CUR)
+    return float(np.frombuffer(record)[10]) if len(record) == 96 else None

@@ -1,0 +1,219 @@
+"""sisl's Hamiltonians: from what its readers return, and back for its tools and files. sisl is imported on use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from deeph_mpi.basis.conventions import orbital_change
+from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.data.deeph import DeephSystem, in_users_order
+from deeph_mpi.data.elements import Elements
+from deeph_mpi.data.ragged import spread
+from deeph_mpi.errors import DataError
+from deeph_mpi.structure.structure import Structure
+
+if TYPE_CHECKING:
+    from deeph_mpi.basis.blocks import BlockSet
+
+__all__ = ["SislParts", "shells_of", "split_sisl", "to_sisl", "write_sisl"]
+
+_UP_UP, _DOWN_DOWN, _UP_DOWN, _DOWN_UP = (0, 0), (1, 1), (0, 1), (1, 0)
+
+
+@dataclass
+class SislParts:
+    """What a sisl Hamiltonian holds, orbitals in its own order.
+
+    Attributes:
+        structure: atoms and cell.
+        spinful: whether `hamiltonian` has spins.
+        overlap: S, without spin.
+        hamiltonian: H in eV.
+    """
+
+    structure: Structure
+    spinful: bool
+    overlap: Elements
+    hamiltonian: Elements
+
+
+def split_sisl(hamiltonian: Any) -> SislParts:
+    """Take a non-orthogonal `sisl.Hamiltonian` apart. Spin-polarized ones become spinors without ↑↓ parts.
+
+    Raises:
+        DataError: an orthogonal basis, ghost atoms, or a spin that sisl knows and we do not (Nambu).
+    """
+    geometry, spin = hamiltonian.geometry, hamiltonian.spin
+    if hamiltonian.orthogonal:
+        raise DataError("sisl's Hamiltonian has an orthogonal basis: there is no overlap to convert")
+    numbers = np.array(geometry.atoms.Z, dtype=np.int64)
+    if ((numbers < 1) | (numbers >= len(chemical_symbols))).any():
+        raise DataError("ghost atoms and unknown species cannot be converted")
+    structure = Structure(
+        numbers,
+        np.array(geometry.xyz, dtype=np.float64),
+        np.array(geometry.cell, dtype=np.float64),
+        np.ones(3, dtype=bool),
+    )
+    csr = hamiltonian._csr.copy()
+    csr.finalize()
+    rows = np.repeat(np.arange(geometry.no), np.diff(csr.ptr)).astype(np.int64)
+    columns = csr.col.astype(np.int64) % geometry.no
+    images = np.array(geometry.lattice.sc_off, dtype=np.int64)[csr.col // geometry.no]
+    data = csr._D
+
+    def elements(values: np.ndarray, spins: tuple[int, int] | None = None) -> Elements:
+        pairs = None if spins is None else np.tile(np.array(spins, dtype=np.int64), (len(rows), 1))
+        return Elements(images, rows, columns, values, pairs)
+
+    overlap = elements(np.real(data[:, hamiltonian.S_idx]).astype(np.float64))
+    if spin.is_unpolarized:
+        return SislParts(structure, False, overlap, elements(data[:, 0].astype(np.float64)))
+    complex_kind = np.dtype(data.dtype).kind == "c"
+    if spin.is_polarized:
+        parts = {_UP_UP: data[:, 0], _DOWN_DOWN: data[:, 1]}
+    elif spin.is_noncolinear:
+        mixed = data[:, 2] if complex_kind else data[:, 2] + 1j * data[:, 3]
+        parts = {_UP_UP: data[:, 0], _DOWN_DOWN: data[:, 1], _UP_DOWN: mixed, _DOWN_UP: mixed.conj()}
+    elif spin.is_spinorbit:
+        columns_of = dict(zip((_UP_UP, _DOWN_DOWN, _UP_DOWN, _DOWN_UP), ((0, 4), (1, 5), (2, 3), (6, 7)), strict=True))
+        parts = {
+            spins: data[:, number] if complex_kind else data[:, real] + 1j * data[:, imaginary]
+            for number, (spins, (real, imaginary)) in enumerate(columns_of.items())
+        }
+    else:
+        raise DataError(f"sisl's spin '{spin}' cannot be converted")
+    joined = Elements.join([elements(values.astype(np.complex128), spins) for spins, values in parts.items()])
+    return SislParts(structure, True, overlap, joined)
+
+
+def shells_of(atoms: Any) -> OrbitalMap | None:
+    """Shells of every element from sisl's `Atoms`, in their order; None when they carry no quantum numbers.
+
+    Raises:
+        DataError: shells that are not runs of m = −l…l, or that differ between atoms of an element.
+    """
+    table: dict[int, list[int]] = {}
+    for atom in atoms.atom:
+        orbitals = atom.orbitals
+        if not all(hasattr(orbital, "l") and hasattr(orbital, "m") for orbital in orbitals):
+            return None
+        shells: list[int] = []
+        expected: list[int] = []
+        for orbital in orbitals:
+            if not expected:
+                shells.append(int(orbital.l))
+                expected = list(range(-orbital.l, orbital.l + 1))
+            if orbital.l != shells[-1] or orbital.m != expected.pop(0):
+                raise DataError(f"orbitals of {atom.symbol} are not in shells of m = −l…l")
+        if table.setdefault(int(atom.Z), shells) != shells:
+            raise DataError(f"atoms of {atom.symbol} have different shells; one element must have one orbital map")
+    return OrbitalMap(dict(sorted((z, tuple(ls)) for z, ls in table.items())))
+
+
+def to_sisl(system: DeephSystem) -> Any:
+    """A `sisl.Hamiltonian` with S, atoms in the user's order, orbitals in SIESTA's order and signs, as sisl expects.
+
+    Energies keep the zero of H; spinors become sisl's spin-orbit kind.
+
+    Raises:
+        DataError: when the system has no Hamiltonian.
+        ModuleNotFoundError: without sisl.
+    """
+    import sisl
+
+    system = in_users_order(system)
+    if system.hamiltonian is None:
+        raise DataError("there is no Hamiltonian to hand to sisl")
+    structure, shells = system.structure, system.info.orbital_map.shells
+    atoms = {z: sisl.Atom(z, [_orbital(sisl, *key) for key in _quantum_numbers(shells[z])]) for z in shells}
+    pairs = system.overlap.pairs
+    reach = np.abs(pairs[:, :3]).max(axis=0)
+    geometry = sisl.Geometry(
+        structure.positions,
+        [atoms[z] for z in structure.numbers.tolist()],
+        lattice=sisl.Lattice(structure.cell, nsc=2 * reach + 1),
+    )
+    spinful = system.info.spinful
+    matrix = sisl.Hamiltonian(
+        geometry, spin=sisl.Spin("spin-orbit" if spinful else "unpolarized"), orthogonal=False, dtype=np.float64
+    )
+    orbitals = system.info.orbital_map.orbitals(structure.numbers)
+    offsets = geometry.lattice.sc_index(pairs[:, :3])
+    _, rows, columns, s_values = _coordinates(system, system.overlap, orbitals, 1)
+    spins, h_rows, h_columns, h_values = _coordinates(system, system.hamiltonian, orbitals, 2 if spinful else 1)
+    image = np.repeat(offsets, np.diff(system.overlap.offsets))
+    h_image = np.repeat(offsets, np.diff(system.hamiltonian.offsets))
+    shape = (geometry.no, geometry.no * geometry.n_s)
+
+    def sparse(values: np.ndarray, chosen: np.ndarray) -> Any:
+        from scipy.sparse import csr_matrix
+
+        where = (h_rows[chosen], h_columns[chosen] + h_image[chosen] * geometry.no)
+        return csr_matrix((values[chosen], where), shape=shape)
+
+    from scipy.sparse import csr_matrix
+
+    overlap = csr_matrix((s_values, (rows, columns + image * geometry.no)), shape=shape)
+    if not spinful:
+        parts = [sparse(h_values, np.ones(len(h_values), dtype=bool))]
+    else:
+        kinds = {key: (spins == key).all(axis=1) for key in (_UP_UP, _DOWN_DOWN, _UP_DOWN, _DOWN_UP)}
+        real, imaginary = h_values.real, h_values.imag
+        order = ((real, _UP_UP), (real, _DOWN_DOWN), (real, _UP_DOWN), (imaginary, _UP_DOWN))
+        order += ((imaginary, _UP_UP), (imaginary, _DOWN_DOWN), (real, _DOWN_UP), (imaginary, _DOWN_UP))
+        parts = [sparse(values, kinds[key]) for values, key in order]
+    return matrix.fromsp(geometry, parts, overlap, spin=matrix.spin)
+
+
+def write_sisl(path: Any, system: DeephSystem) -> None:
+    """Write what `to_sisl` makes to `path` (.nc), renamed when complete. For systems that fit one process."""
+    from pathlib import Path
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".part-{path.name}")
+    to_sisl(system).write(str(temporary))
+    temporary.replace(path)
+
+
+def _quantum_numbers(shells: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(l, m, zeta) of every orbital."""
+    seen: dict[int, int] = {}
+    numbers = []
+    for li in shells:
+        seen[li] = seen.get(li, 0) + 1
+        numbers += [(li, m, seen[li]) for m in range(-li, li + 1)]
+    return numbers
+
+
+def _orbital(sisl: Any, li: int, m: int, zeta: int) -> Any:
+    return sisl.AtomicOrbital(n=li + 1, l=li, m=m, zeta=zeta)
+
+
+def _coordinates(
+    system: DeephSystem, blocks: BlockSet, orbitals: np.ndarray, spins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Spins (n, 2), rows, columns, values of every entry, in SIESTA's order and signs."""
+    orbital_map, numbers = system.info.orbital_map, system.structure.numbers
+    first = np.concatenate([[0], np.cumsum(orbitals)])
+    place = np.empty(first[-1], dtype=np.int64)
+    sign = np.empty(first[-1])
+    for number in np.unique(numbers).tolist():
+        order, signs = orbital_change("siesta", orbital_map, number)
+        place[first[:-1][numbers == number, None] + np.arange(len(order))] = first[:-1][numbers == number, None] + order
+        sign[first[:-1][numbers == number, None] + np.arange(len(order))] = signs
+    i, j = blocks.pairs[:, 3], blocks.pairs[:, 4]
+    sizes = np.diff(blocks.offsets)
+    within = spread(np.zeros(len(i), dtype=np.int64), sizes)
+    width = np.repeat(orbitals[j] * spins, sizes)
+    (row_spin, row), (column_spin, column) = (
+        np.divmod(part, np.repeat(orbitals[atom], sizes)) for part, atom in ((within // width, i), (within % width, j))
+    )
+    row, column = row + np.repeat(first[i], sizes), column + np.repeat(first[j], sizes)
+    values = blocks.entries * (sign[row] * sign[column])
+    return np.stack([row_spin, column_spin], axis=1), place[row], place[column], values
