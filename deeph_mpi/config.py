@@ -132,6 +132,11 @@ class SolveSection(Section):
     )
     temperature_K: float = key(300.0, "electronic temperature of the Fermi level on k meshes", unit="K", gt=0)
     charge: float = key(0.0, "charge of the cell; positive values remove electrons", unit="e")
+    pools: int | Literal["auto"] = key(
+        "auto",
+        'groups of ranks that solve different k-points at the same time; "auto": as many as k-points, ranks and memory '
+        "allow, one where eigenvectors are kept",
+    )
     ill_project: float = key(
         0.0,
         "eigenvectors of S with an eigenvalue below this are projected out of the eigenproblem (they make ghost states and "

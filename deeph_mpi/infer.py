@@ -109,6 +109,8 @@ def infer(config: InferConfig, world: World) -> None:
         from deeph_mpi.assembly.export import write_petsc
         from deeph_mpi.assembly.pencil import PencilAssembler
         from deeph_mpi.assembly.rows import RowMap
+        from deeph_mpi.pools import divide_ranks, spread_over_pools
+        from deeph_mpi.solvers.pools import Pools
 
         own = []
         if (leaders != np.arange(world.size)).any():
@@ -120,9 +122,20 @@ def infer(config: InferConfig, world: World) -> None:
         with stages("assemble"):
             row_map = RowMap(partition, orbitals)
             dos.prepare(row_map, *(own or held))
+            pools = Pools.single(world)
+            if config.solve.enabled and not dos.counts and keep != "petsc":
+                pools = divide_ranks(world, spectrum_plan, structure, orbitals, (own or held)[0])
             if config.solve.enabled or dos.counts or keep == "petsc":
+                if pools.count > 1:
+                    row_map, own = spread_over_pools(
+                        pools,
+                        structure,
+                        weights,
+                        (orbitals, orbitals),
+                        own or (list(held) if keep == "deeph" else held),
+                    )
                 backend = config.factorization.backend
-                assembler = PencilAssembler(world, row_map, *(own or held), backend=backend)
+                assembler = PencilAssembler(pools.pool, row_map, *(own or held), backend=backend)
         del own
     if keep == "deeph":
         with stages("write"):
@@ -142,7 +155,7 @@ def infer(config: InferConfig, world: World) -> None:
         dos.count(assembler, world.on_root(factor_options, config.factorization, world.size), stages)
     if config.solve.enabled:
         shells = model.settings.orbitals
-        result = run_spectrum(assembler, structure, shells, spectrum_plan, config.output, stages, text)
+        result = run_spectrum(assembler, structure, shells, spectrum_plan, config.output, stages, text, pools)
     if config.dos.enabled:
         dos.finish(result, config.output, stages, text)
     elif not config.solve.enabled:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -27,6 +28,7 @@ from deeph_mpi.errors import ConfigError, DeephError
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.world import World
+from deeph_mpi.pools import check_pools, divide_ranks, spread_over_pools
 from deeph_mpi.results.kpath import KPath, mesh_points, read_kpath
 from deeph_mpi.results.plot import plot_spectrum
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
@@ -35,6 +37,7 @@ from deeph_mpi.results.summary import summarize
 from deeph_mpi.results.textfile import write_text
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.backends import FactorOptions, choose_backend
+from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
 
@@ -72,15 +75,20 @@ def solve(config: SolveConfig, world: World) -> Spectrum | None:
     with stages("assemble"):
         rows = RowMap(partition, orbitals * (2 if info.spinful else 1))
         dos.prepare(rows, h, s)
+        pools = Pools.single(world)
+        if config.solve.enabled and not dos.counts:
+            pools = divide_ranks(world, plan, structure, rows.sizes, h)
         if config.solve.enabled or dos.counts:
             factor = world.on_root(factor_options, config.factorization, world.size)
-            assembler = PencilAssembler(world, rows, h, s, spinful=spinful, backend=factor.backend)
+            if pools.count > 1:
+                rows, (h, s) = spread_over_pools(pools, structure, weights, (rows.sizes, orbitals), [h, s])
+            assembler = PencilAssembler(pools.pool, rows, h, s, spinful=spinful, backend=factor.backend)
         del h, s  # before the factorization needs the memory
     result, text = None, config.model_dump_json()
     if dos.counts:
         dos.count(assembler, factor, stages)
     if config.solve.enabled:
-        result = run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, text)
+        result = run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, text, pools)
     dos.finish(result, config.output, stages, text)
     return result
 
@@ -96,6 +104,7 @@ class SpectrumPlan:
         weights: (nk,) of a mesh, else None.
         is_mesh: whether the k-points sample the zone.
         projections: whether the populations of the states are kept.
+        pools: of ranks that solve different k-points, or "auto".
     """
 
     options: SolveOptions
@@ -104,6 +113,7 @@ class SpectrumPlan:
     weights: np.ndarray | None
     is_mesh: bool
     projections: bool
+    pools: int | Literal["auto"]
 
 
 def plan_spectrum(
@@ -146,9 +156,11 @@ def plan_spectrum(
         guess=guess,
         temperature=solve.temperature_K,
         eigenvectors=solve.eigenvectors,
+        ill_project=solve.ill_project,
         factor=world.on_root(factor_options, factorization, world.size),
     )
-    return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None, solve.projections)
+    world.on_root(check_pools, solve, world.size, len(kpoints))
+    return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None, solve.projections, solve.pools)
 
 
 def factor_options(section: FactorizationSection, ranks: int) -> FactorOptions:
@@ -179,6 +191,7 @@ def run_spectrum(
     output: OutputSection,
     stages: Stages,
     config: str,
+    pools: Pools,
 ) -> Spectrum:
     """Solve; write results.h5, summary.txt and plots. Collective.
 
@@ -190,6 +203,7 @@ def run_spectrum(
         output: section of the configuration.
         stages: seconds and memory so far.
         config: the whole configuration as JSON, kept in results.h5.
+        pools: of ranks; `assembler` is that of the own one.
 
     Returns:
         The spectrum; eigenvectors rank-local in the row order of `assembler.rows`, if asked for.
@@ -197,15 +211,33 @@ def run_spectrum(
     Raises:
         DeephError: with one message, on all ranks.
     """
-    world, rows, options = assembler.world, assembler.rows, plan.options
+    world, rows, options = pools.everyone, assembler.rows, plan.options
     kpoints = plan.kpoints
     shells = ShellTable.build(structure.numbers, orbital_map) if plan.projections else None
     if shells is not None:
-        groups = shells.groups(rows.partition.atoms(world.rank), spins=3 - options.degeneracy)
+        groups = shells.groups(rows.partition.atoms(pools.pool.rank), spins=3 - options.degeneracy)
         options = replace(options, groups=groups)
     log.info("%d orbitals, %d matrix elements, %d k-points", rows.dimension, assembler.nonzeros, len(kpoints))
-    with stages("solve"), progress(world, "k-points", len(kpoints)) as bar:
-        result = spectrum(assembler, kpoints, options, plan.weights, lambda line: bar.advance(note=line), release=True)
+    if pools.count > 1:
+        log.info(
+            "%d pools of %d ranks, each with its own k-points; progress is that of the first",
+            pools.count,
+            pools.pool.size,
+        )
+    with stages("solve"), progress(world, "k-points", len(pools.mine(len(kpoints)))) as bar:
+        try:
+            result = spectrum(
+                assembler,
+                kpoints,
+                options,
+                plan.weights,
+                lambda line: bar.advance(note=line),
+                release=True,
+                pools=pools,
+            )
+        except DeephError as error:
+            error.everywhere = error.everywhere and pools.count == 1  # the other pools do not know of it
+            raise
     record = _record(result, plan)
     run = RunRecord(
         version=__version__,
@@ -220,17 +252,19 @@ def run_spectrum(
         temperature=options.temperature,
         stages=stages.table(),
     )
-    write_results(
-        world,
-        output.directory / "results.h5",
-        run,
-        record,
-        result.vectors,
-        rows,
-        structure=structure,
-        populations=result.populations,
-        shells=shells,
-    )
+    with world.together():
+        if pools.index == 0:  # it has the populations of all k-points
+            write_results(
+                pools.pool,
+                output.directory / "results.h5",
+                run,
+                record,
+                result.vectors,
+                rows,
+                structure=structure,
+                populations=result.populations,
+                shells=shells,
+            )
     world.on_root(_write_readable, run, record, output)
     return result
 

@@ -15,6 +15,7 @@ from deeph_mpi.solvers.backends import FactorOptions
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.fermi import BOLTZMANN_EV, FermiLevel, Filling, fermi_level, frontier_states
 from deeph_mpi.solvers.pencil import Pencil
+from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.populations import mulliken_populations
 from deeph_mpi.solvers.slicing import CLUSTER, nearest_states, states_in_window
 from deeph_mpi.solvers.states import States
@@ -117,21 +118,23 @@ def spectrum(
     progress: Callable[[str], None] = lambda message: None,
     *,
     release: bool = False,
+    pools: Pools | None = None,
 ) -> Spectrum:
     """Solve at every k-point (nk, 3). Collective.
 
     Args:
-        assembler: gives the pencil of each k.
+        assembler: gives the pencil of each k, on the ranks of a pool.
         kpoints: fractional.
         options: what is asked.
         weights: (nk,) of a mesh reduced by symmetry; equal when None.
-        progress: called with one line per k-point, on every rank.
+        progress: called with one line per k-point of the own pool, on every rank.
         release: whether the assembler may let go of its blocks when no other pencil will be asked of it.
+        pools: which ranks solve which k-points; None: all ranks all of them. With several, no vectors are kept.
 
     Raises:
         SolverError: indefinite S, H not Hermitian, no memory, no electron count for target "fermi", or no convergence.
     """
-    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options, release)
+    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options, release, pools)
     share = np.ones(len(points.kpoints)) if weights is None else np.asarray(weights, dtype=np.float64)
     share = share / share.sum()
     try:
@@ -164,10 +167,11 @@ def _solve(
     if options.window is not None:
         states = _windows(points, options.target, options.window, progress)
     else:
-        states = []
-        for n in range(len(points.kpoints)):
-            states.append(_nearest(points, n, options.target, options.states or 1))
-            progress(points.report(n, states[-1]))
+        mine = {}
+        for n in points.mine:
+            mine[n] = _nearest(points, n, options.target, options.states or 1)
+            progress(points.report(n, mine[n]))
+        states = points.pools.all_states(mine)
     return states, None if filling is None else fermi_level(states, weights, filling, options.temperature)
 
 
@@ -182,12 +186,12 @@ def _at_fermi_level(
     if window is not None:
         del states
         return _windows(points, fermi.energy, window, progress), fermi
-    for n in reversed(range(len(states))):  # the last k-point is still factored
-        trimmed = states[n].nearest(fermi.energy, count, CLUSTER)
-        if not _suffices(states[n], trimmed, fermi.energy, count):
-            trimmed = _nearest(points, n, fermi.energy, count)
-        states[n] = trimmed
-    return states, fermi
+    mine = {}
+    for n in reversed(points.mine):  # the last k-point is still factored
+        mine[n] = states[n].nearest(fermi.energy, count, CLUSTER)
+        if not _suffices(states[n], mine[n], fermi.energy, count):
+            mine[n] = _nearest(points, n, fermi.energy, count)
+    return points.pools.all_states(mine), fermi
 
 
 def _around_fermi(points: _Points, filling: Filling, count: int, progress: Callable[[str], None]) -> list[States]:
@@ -195,15 +199,15 @@ def _around_fermi(points: _Points, filling: Filling, count: int, progress: Calla
     options = points.options
     guess = options.guess if options.guess is not None else _guess(points.assembler, filling)
     homo, lumo = -np.inf, np.inf
-    result = []
-    for n in range(len(points.kpoints)):
+    mine = {}
+    for n in points.mine:
         states = frontier_states(points.factor(n), filling, guess, count + count // 4 + 2)
         homo, lumo = max(homo, states.level(filling.homo)), min(lumo, states.level(filling.lumo))
         guess = (homo + lumo) / 2
-        result.append(points.kept(states, searching=True))
+        mine[n] = points.kept(states, searching=True)
         if options.window is None:
             progress(points.report(n, states))
-    return result
+    return points.pools.all_states(mine)
 
 
 def _nearest(points: _Points, n: int, target: float, count: int) -> States:
@@ -227,23 +231,25 @@ def _certain_fermi_level(
             raise SolverError("no Fermi level: at some k-point HOMO or LUMO is not among the states found")
         if fermi.certain or attempt == 3:
             break
-        for n, s in enumerate(states):
+        mine = {n: states[n] for n in points.mine}
+        for n, s in mine.items():
             low, high = min(s.lower, fermi.energy - margin), max(s.upper, fermi.energy + margin)
             if low < s.lower or high > s.upper:
                 wider = states_in_window(points.factor(n), low, high)
                 if wider.first is not None:  # else states are missing from it: E_F stays uncertain
-                    states[n] = points.kept(wider, searching=True)
+                    mine[n] = points.kept(wider, searching=True)
+        states[:] = points.pools.all_states(mine)
     return fermi
 
 
 def _windows(
     points: _Points, center: float, window: tuple[float, float], progress: Callable[[str], None]
 ) -> list[States]:
-    states = []
-    for n in range(len(points.kpoints)):
-        states.append(points.kept(states_in_window(points.factor(n), center + window[0], center + window[1])))
-        progress(points.report(n, states[-1]))
-    return states
+    mine = {}
+    for n in points.mine:
+        mine[n] = points.kept(states_in_window(points.factor(n), center + window[0], center + window[1]))
+        progress(points.report(n, mine[n]))
+    return points.pools.all_states(mine)
 
 
 def _guess(assembler: Assembler, filling: Filling) -> float:
@@ -257,8 +263,17 @@ def _guess(assembler: Assembler, filling: Filling) -> float:
 class _Points:
     """The pencil and factor of one k-point at a time."""
 
-    def __init__(self, assembler: Assembler, kpoints: np.ndarray, options: SolveOptions, release: bool) -> None:
+    def __init__(
+        self,
+        assembler: Assembler,
+        kpoints: np.ndarray,
+        options: SolveOptions,
+        release: bool,
+        pools: Pools | None,
+    ) -> None:
         self.assembler, self.kpoints, self.options = assembler, kpoints, options
+        self.pools = pools or Pools.single(assembler.world)
+        self.mine = self.pools.mine(len(kpoints))
         self._release = release and len(kpoints) == 1
         self.factorizations = 0
         self._open: tuple[int, Pencil, ShiftedFactor] | None = None
@@ -332,6 +347,6 @@ def _table(
         fermi,
         [s.pairs.vectors for s in states] if options.eigenvectors else None,
         None if options.groups is None else [p for s in states if (p := s.pairs.populations) is not None],
-        points.factorizations,
+        points.pools.sum(points.factorizations),
         notes,
     )

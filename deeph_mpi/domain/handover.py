@@ -1,4 +1,4 @@
-"""Rows go from the ranks that ran the network to the ranks that solve."""
+"""Rows go from the ranks that ran the network, or read them, to the ranks that solve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deeph_mpi.domain.messages import post_messages
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.parallel import World
 
-__all__ = ["hand_over", "led_partition"]
+__all__ = ["hand_over", "led_partition", "spread"]
 
 COUNT_TAG, ROWS_TAG = 7301, 7302
 
@@ -52,6 +52,37 @@ def hand_over(
         MPI.Request.Waitall(post_messages(world.comm, [(follower, count)], [], COUNT_TAG))
         MPI.Request.Waitall(post_messages(world.comm, [(follower, pairs), (follower, entries)], [], ROWS_TAG))
     return own
+
+
+def spread(world: World, blocks: BlockSet, owners: np.ndarray, orbitals: np.ndarray) -> BlockSet:
+    """Copies of all rows, one set for each of several pools of ranks; this rank gets its part of its pool's. Collective.
+
+    Args:
+        blocks: rows of this rank, from anywhere.
+        owners: (pools, N) rank, among all of `world`, that gets the rows of an atom in each pool.
+        orbitals: (N,) rows of every atom's blocks.
+    """
+    from mpi4py import MPI
+
+    pairs: list[np.ndarray] = []
+    entries: list[np.ndarray] = []
+    for owner in owners:  # one pool at a time: no copy for all of them at once
+        target = owner[blocks.pairs[:, 3]]
+        out = []
+        for rank in range(world.size):
+            chosen = np.flatnonzero(target == rank)
+            out.append((np.ascontiguousarray(blocks.pairs[chosen]), _entries(blocks, chosen)))
+        counts = np.array([(len(p), len(e)) for p, e in out], dtype=np.int64)
+        expected = np.empty_like(counts)
+        world.comm.Alltoall(counts, expected)
+        parts = [(np.empty((n, 5), dtype=np.int64), np.empty(m, dtype=blocks.entries.dtype)) for n, m in expected]
+        for column in (0, 1):
+            sends = [(rank, part[column]) for rank, part in enumerate(out)]
+            receives = [(rank, part[column]) for rank, part in enumerate(parts)]
+            MPI.Request.Waitall(post_messages(world.comm, sends, receives, ROWS_TAG))
+        pairs += [p for p, _ in parts]
+        entries += [e for _, e in parts]
+    return _with_offsets(np.concatenate(pairs), np.concatenate(entries), orbitals)
 
 
 def _entries(blocks: BlockSet, chosen: np.ndarray) -> np.ndarray:

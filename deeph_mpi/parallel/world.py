@@ -65,6 +65,13 @@ class World:
 
         return cls.of(MPI.COMM_SELF)
 
+    def split(self, color: int) -> World:
+        """The ranks of one color among themselves, in the same order. Collective."""
+        from mpi4py import MPI
+
+        part = self.comm.Split(color, self.rank)
+        return World.of(MPI.Intracomm(part))
+
     @property
     def is_root(self) -> bool:
         """Whether this is rank 0, which reads, logs and writes single files."""

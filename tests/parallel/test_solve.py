@@ -22,7 +22,7 @@ from deeph_mpi.data.geometry import read_geometry
 from deeph_mpi.data.parallel import read_rows
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
-from deeph_mpi.errors import SolverError
+from deeph_mpi.errors import ConfigError, SolverError
 from deeph_mpi.parallel import World
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.store import read_results, write_results
@@ -297,6 +297,37 @@ def test_solve_writes_what_it_found(world: World, directory: Path, shared_path: 
     summary = (shared_path / "out" / "summary.txt").read_text(encoding="utf-8")
     assert "count proved by inertia at 5 of 5" in summary
     assert f"E_F {record.fermi:.6f} eV" in summary
+
+
+@pytest.mark.parametrize(
+    "asked", [{"states": 8}, {"states": None, "window": [-2.0, 1.5]}, {"states": 5, "target": -3.0}]
+)
+def test_pools_find_what_all_ranks_together_find(world: World, asked: dict[str, object], shared_path: Path) -> None:
+    directory = DATA / "hbn_c"  # a metal
+    kpoints = [list(k) for k in KPOINTS]
+    results, weights = [], []
+    for pools in (1, *(n for n in (2, 4) if world.size % n == 0), "auto"):
+        result = solve(configured(directory, shared_path / "out", kpoints=kpoints, pools=pools, **asked), world)
+        assert result is not None
+        assert result.verified.all()
+        results.append(result)
+        with h5py.File(shared_path / "out" / "results.h5") as file:
+            weights.append(file["projections/weights"][:])
+        world.comm.Barrier()  # the next writes that file
+    for result, weight in zip(results[1:], weights[1:], strict=True):
+        np.testing.assert_allclose(result.energies, results[0].energies, atol=1e-9)
+        np.testing.assert_array_equal(result.first, results[0].first)
+        np.testing.assert_allclose(weight, weights[0], atol=1e-5)
+        if "target" not in asked:
+            assert result.fermi is not None
+            assert results[0].fermi is not None
+            np.testing.assert_allclose(result.fermi.energy, results[0].fermi.energy, atol=1e-9)
+
+
+def test_impossible_pools_are_refused(world: World, shared_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"solve\.pools = 7 is not possible with \d ranks and 5 k-points") as caught:
+        solve(configured(STRUCTURES[0], shared_path / "out", kpoints=[list(k) for k in KPOINTS], pools=7), world)
+    assert caught.value.everywhere
 
 
 @pytest.mark.parametrize("charge", [2.0, -2.0])

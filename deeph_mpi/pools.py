@@ -1,0 +1,106 @@
+"""How many pools of ranks solve k-points side by side, and the rows that each pool needs for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
+from deeph_mpi.assembly.rows import RowMap
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.config import SolveSection
+from deeph_mpi.domain.fill import factor_fill
+from deeph_mpi.domain.handover import spread
+from deeph_mpi.domain.rcb import partition_atoms
+from deeph_mpi.errors import ConfigError
+from deeph_mpi.parallel.available import available_memory
+from deeph_mpi.parallel.world import World
+from deeph_mpi.solvers.pools import Pools, pool_counts
+from deeph_mpi.structure.structure import Structure
+
+if TYPE_CHECKING:
+    from deeph_mpi.solve import SpectrumPlan
+
+__all__ = ["check_pools", "divide_ranks", "spread_over_pools"]
+
+# Memory of a pool over that of the factor's elements: MUMPS's fronts and copies of the matrix. 2.1 to 2.4 were measured for
+# bilayer graphene with 1,084 to 2,524 atoms.
+_OVER_FACTOR = 2.5
+
+
+def check_pools(solve: SolveSection, ranks: int, kpoints: int) -> None:
+    """Check that `solve.pools` can be done.
+
+    Raises:
+        ConfigError: with the numbers that can.
+    """
+    if solve.pools == "auto" or solve.pools == 1:
+        return
+    possible = pool_counts(ranks, kpoints)
+    if solve.pools not in possible:
+        raise ConfigError(
+            f"solve.pools = {solve.pools} is not possible with {ranks} ranks and {kpoints} k-points: pools are of equal "
+            f"size and have a k-point each. Possible: {', '.join(map(str, sorted(possible)))}"
+        )
+    if solve.eigenvectors:
+        raise ConfigError("eigenvectors are kept by one pool only: solve.pools must be 1 or left out")
+
+
+def divide_ranks(world: World, plan: SpectrumPlan, structure: Structure, sizes: np.ndarray, h: BlockSet) -> Pools:
+    """The pools asked for, or as many as have memory for a factor each. Collective.
+
+    Args:
+        world: all ranks.
+        plan: what is solved.
+        structure: the atoms.
+        sizes: (N,) matrix rows of every atom.
+        h: blocks of this rank's rows; their longest pair bounds the pattern.
+    """
+    if plan.pools != "auto":
+        return Pools.divide(world, plan.pools)
+    possible = pool_counts(world.size, len(plan.kpoints))
+    if possible[0] == 1 or plan.options.eigenvectors:
+        return Pools.single(world)
+    free = available_memory(world)
+    if free is None:
+        return Pools.single(world)
+    doubled = not all(is_time_reversal_invariant(k) for k in plan.kpoints) or np.iscomplexobj(h.entries)
+    radius = world.max(_longest(structure, h.pairs))
+    elements, _ = world.on_root(factor_fill, structure, sizes * (2 if doubled else 1), radius)
+    count = next((n for n in possible if _OVER_FACTOR * 8 * elements <= free * world.size / n), 1)
+    return Pools.divide(world, count)
+
+
+def spread_over_pools(
+    pools: Pools,
+    structure: Structure,
+    weights: np.ndarray,
+    sizes: tuple[np.ndarray, np.ndarray],
+    blocks: list[BlockSet],
+) -> tuple[RowMap, list[BlockSet]]:
+    """Rows of the matrices divided anew, once in each pool. Collective over all ranks.
+
+    Args:
+        pools: of ranks.
+        structure: the atoms.
+        weights: (N,) of the rows of every atom.
+        sizes: (N,) each, rows of an atom in the blocks of H and of S.
+        blocks: those of H and S of this rank's rows; the list is emptied, so that they are freed one by one.
+    """
+    partition = partition_atoms(structure, weights, pools.pool.size)
+    owners = np.stack([pools.ranks(n)[partition.owner] for n in range(pools.count)])
+    result = []
+    for size in sizes:
+        result.append(spread(pools.everyone, blocks.pop(0), owners, size))
+    return RowMap(partition, sizes[0]), result
+
+
+def _longest(structure: Structure, pairs: np.ndarray) -> float:
+    """Length of the longest of `pairs` (n, 5), Å."""
+    longest = 0.0
+    for begin in range(0, len(pairs), 2**20):
+        part = pairs[begin : begin + 2**20]
+        vectors = structure.positions[part[:, 4]] + part[:, :3] @ structure.cell - structure.positions[part[:, 3]]
+        longest = max(longest, float(np.sqrt((vectors**2).sum(axis=1).max(initial=0.0))))
+    return longest
