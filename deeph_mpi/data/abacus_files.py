@@ -183,7 +183,8 @@ def _block(lines: Iterator[tuple[str, str]], count: int, size: int) -> tuple[np.
 
 def _words(lines: Iterator[tuple[str, str]], count: int, complex_pairs: bool = False) -> np.ndarray:
     """`count` numbers (twice as many for complex ones) from one or more lines."""
-    parts, length = [], 0
+    parts: list[np.ndarray] = []
+    length = 0
     while length < count:
         line = next(lines)[1]
         if complex_pairs and "(" in line:

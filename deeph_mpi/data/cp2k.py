@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.data.bonds import crooked_bond
 from deeph_mpi.data.cp2k_files import (
     HARTREE,
     Cp2kInput,
@@ -206,28 +207,10 @@ def _check_wrapping(wrapped: np.ndarray, weight: np.ndarray, moment: np.ndarray)
 
 
 def _check_bonds(structure: Structure, overlap: BlockSet, orbital_map: OrbitalMap) -> None:
-    """Refuse positions that the overlap contradicts: ⟨s_i|p_j⟩ as a vector points along the bond."""
-    starts = {z: _first_shells(shells) for z, shells in orbital_map.shells.items()}
-    s_first, p_first = (np.array([starts[z][li] for z in structure.numbers.tolist()]) for li in (0, 1))
-    bonds = structure.positions[overlap.pairs[:, 4]] + overlap.pairs[:, :3] @ structure.cell
-    bonds -= structure.positions[overlap.pairs[:, 3]]
-    i, j = overlap.pairs[:, 3], overlap.pairs[:, 4]
-    usable = np.flatnonzero((s_first[i] >= 0) & (p_first[j] >= 0) & (np.linalg.norm(bonds, axis=1) > 0.1))
-    columns = orbital_map.orbitals(structure.numbers)[j[usable]]
-    start = overlap.offsets[usable] + s_first[i[usable]] * columns + p_first[j[usable]]
-    vectors = overlap.entries[start[:, None] + np.array([2, 0, 1])]  # p = (y, z, x)
-    size = np.linalg.norm(vectors, axis=1)
-    sine = np.linalg.norm(np.cross(vectors, bonds[usable]), axis=1) / np.linalg.norm(bonds[usable], axis=1)
-    crooked = (size > 1e-3) & (sine > 1e-2 * size)
-    if crooked.any():
-        first = usable[int(np.argmax(crooked))]
+    """Refuse positions that the overlap contradicts."""
+    crooked = crooked_bond(structure, overlap, orbital_map)
+    if crooked is not None:
         raise DataError(
-            f"the overlap between atoms {i[first]} and {j[first]} does not point along their bond; are input, output and "
-            "CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
+            f"the overlap between atoms {crooked[3]} and {crooked[4]} does not point along their bond; are input, output "
+            "and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
         )
-
-
-def _first_shells(shells: tuple[int, ...]) -> dict[int, int]:
-    """First orbital of the first s and of the first p shell; −1 where there is none."""
-    starts = np.concatenate([[0], np.cumsum([2 * li + 1 for li in shells])])
-    return {li: int(starts[shells.index(li)]) if li in shells else -1 for li in (0, 1)}

@@ -101,6 +101,24 @@ FORMATS = {
         "read_abacus",
         options=("shells",),
     ),
+    "openmx": Format(
+        "OpenMX's .scfout of 3.7-3.9 (HS.fileout on)",
+        "own",
+        "OpenMX 3.8, C and N, also non-collinear with spin-orbit coupling: bands to 1e-8 eV (.Band), bond frames to 1e-12; "
+        "3.9's layout by a file made from it; collinear untested",
+        (("*.scfout",),),
+        "deeph_mpi.data.openmx",
+        "read_openmx",
+    ),
+    "aims": Format(
+        "FHI-aims' geometry.in, basis-indices.out, rs_indices.out, rs_overlap.out, rs_hamiltonian.out or _up, _dn "
+        "(output_rs_matrices plain)",
+        "own",
+        "bond frames of Si (8e-4) and MoS2 (4e-5: its integration grids); eigenvalues untested",
+        (("rs_indices.out",), ("rs_overlap.out",)),
+        "deeph_mpi.data.aims",
+        "read_aims",
+    ),
     "to-sisl": Format(
         "DeepH layout → .nc of sisl (DEST names the file), for systems that fit one process",
         "sisl",

@@ -164,8 +164,8 @@ def to_sisl(system: DeephSystem) -> Any:
     else:
         kinds = {key: (spins == key).all(axis=1) for key in (_UP_UP, _DOWN_DOWN, _UP_DOWN, _DOWN_UP)}
         real, imaginary = h_values.real, h_values.imag
-        order = ((real, _UP_UP), (real, _DOWN_DOWN), (real, _UP_DOWN), (imaginary, _UP_DOWN))
-        order += ((imaginary, _UP_UP), (imaginary, _DOWN_DOWN), (real, _DOWN_UP), (imaginary, _DOWN_UP))
+        order = [(real, _UP_UP), (real, _DOWN_DOWN), (real, _UP_DOWN), (imaginary, _UP_DOWN)]
+        order += [(imaginary, _UP_UP), (imaginary, _DOWN_DOWN), (real, _DOWN_UP), (imaginary, _DOWN_UP)]
         parts = [sparse(values, kinds[key]) for values, key in order]
     return matrix.fromsp(geometry, parts, overlap, spin=matrix.spin)
 
