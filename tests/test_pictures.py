@@ -157,6 +157,20 @@ def test_without_populations(folder: Path) -> None:
         draw(path, folder / "refused", Request(ipr=True))
 
 
+def test_counted_densities_are_drawn_with_and_without_states(folder: Path) -> None:
+    """[dos] by inertia in three intervals: alone, and beside the levels of the same k-point."""
+    dos = "\n[dos]\nenabled = true\nmethod = 'inertia'\ncenter = -3.0\nwindow = [-1.5, 1.5]\nresolution = 1.0\n"
+    for name, asked, names in (
+        ("alone", "enabled = false", ["density.png", "density.pdf"]),
+        ("both", "states = 4", ["density.png", "density.pdf", "levels.png", "levels.pdf"]),
+    ):
+        text = SOLVE.format(directory=DATA / "hbn_primitive", solve=asked, name=name)
+        (folder / f"{name}.toml").write_text(text + dos)
+        run = deeph_mpi(1, "solve", f"{name}.toml", cwd=folder)
+        assert run.returncode == 0, run.stdout
+        assert plot(folder, name) == names
+
+
 def test_bands_that_could_not_be_numbered_are_coloured_too(folder: Path, tmp_path: Path) -> None:
     run, record = read_results(folder / "path" / "results.h5")
     unknown = dataclasses.replace(record, first=np.full(len(record.first), -1))

@@ -43,20 +43,12 @@ def plot(
 ) -> None:
     """Draw bands, levels, densities of states and maps from a results.h5 (PNG and PDF).
 
-    Without --dos, --project, --ipr, --map and --state: what the k-points suggest, bands, density of states or levels.
-    Densities that [dos] asked for are drawn as well.
+    Without --dos, --project, --ipr, --map and --state: what the k-points suggest, bands, density of states or levels,
+    and the densities that [dos] asked for.
     """
-    from deeph_mpi.results.density import has_states, read_density
-    from deeph_mpi.results.density_plot import plot_density
     from deeph_mpi.results.pictures import Request, draw
 
     path = results / "results.h5" if results.is_dir() else results
-    density = read_density(path)
-    if density is not None:
-        for written in plot_density(*density, output or path.parent, window):
-            typer.echo(str(written))
-        if not has_states(path):
-            return
     request = Request(window, color_by, dos, project or [], width, ipr, map_, state or [], kpoint)
     for written in draw(path, output or path.parent, request):
         typer.echo(str(written))

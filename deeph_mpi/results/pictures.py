@@ -8,6 +8,8 @@ from pathlib import Path
 
 from deeph_mpi.errors import ConfigError
 from deeph_mpi.results.colours import Colouring
+from deeph_mpi.results.density import has_states, read_density
+from deeph_mpi.results.density_plot import plot_density
 from deeph_mpi.results.dos_plot import plot_dos
 from deeph_mpi.results.localization import plot_participation
 from deeph_mpi.results.maps import check_states, check_window, map_states, map_window
@@ -71,6 +73,8 @@ class _Source:
 def draw(path: Path, directory: Path, request: Request) -> list[Path]:
     """Draw what is asked for, as PNG and PDF, maps as extended XYZ too. Not collective.
 
+    What [dos] sampled is drawn too, where it is part of the results.
+
     Args:
         path: of results.h5.
         directory: where the files go; made when absent.
@@ -83,6 +87,10 @@ def draw(path: Path, directory: Path, request: Request) -> list[Path]:
         DataError: unreadable, or without populations where they are needed.
         ConfigError: selections, states or energies that do not exist.
     """
+    density = read_density(path) if request.is_plain else None
+    sampled = [] if density is None else plot_density(*density, directory, request.window)
+    if sampled and not has_states(path):
+        return sampled
     run, spectrum = read_results(path)
     source = _Source(path)
     if request.map is not None:
@@ -97,7 +105,7 @@ def draw(path: Path, directory: Path, request: Request) -> list[Path]:
         if len(found) != 1:
             raise ConfigError(f"--color-by takes one selection, such as {request.color_by}:{found[0].name.split()[-1]}")
         colouring = found[0]
-    written: list[Path] = []
+    written = sampled
     if request.is_plain:
         written += plot_spectrum(run, spectrum, directory, request.window, colouring)
     if request.dos:
