@@ -53,7 +53,7 @@ def off_diagonal(structure: Structure, orbital_map: OrbitalMap, overlap: BlockSe
         left, right = (block_diag(*(wigner[li][row] for li in ls)) for ls in shells)
         turned = left @ overlap.block(index, orbitals) @ right.T
         m_left, m_right = (np.concatenate([np.arange(-li, li + 1) for li in ls]) for ls in shells)
-        worst = max(worst, np.abs(turned[m_left[:, None] != m_right]).max())
+        worst = max(worst, np.abs(turned[m_left[:, None] != m_right]).max(initial=0))
     return worst
 
 

@@ -69,6 +69,9 @@ CONVENTIONS: Mapping[str, Convention] = {
     "openmx": Convention(
         {0: (0,), 1: (1, 2, 0), 2: (2, 4, 0, 3, 1), 3: (6, 4, 2, 0, 1, 3, 5)}, {li: _positive(li) for li in range(4)}
     ),
+    # p = (x, y, z), the others m = −l…l
+    "pyscf": Convention({li: (1, 2, 0) if li == 1 else _plain(li) for li in _ALL}, {li: _positive(li) for li in _ALL}),
+    "gpaw": Convention({li: _plain(li) for li in _ALL}, {li: _positive(li) for li in _ALL}),
     "siesta": Convention({li: _plain(li) for li in _ALL}, {li: _alternating(li) for li in _ALL}),
     "abacus": Convention({li: _zigzag(li) for li in _ALL}, {li: _alternating(li) for li in _ALL}),
     "aims": Convention({li: _plain(li) for li in _ALL}, {li: _odd_positive(li) for li in _ALL}),

@@ -30,6 +30,7 @@ class Format:
         options: options of the command line that the reader takes besides `cutoff`.
         writes: whether it is written from the DeepH layout, not read.
         package: what has to be installed, beyond what deeph-mpi itself needs.
+        objects: whether it takes a Python object: for scripts, not for the command line.
     """
 
     files: str
@@ -41,6 +42,7 @@ class Format:
     options: tuple[str, ...] = ()
     writes: bool = False
     package: str | None = None
+    objects: bool = False
 
     def matches(self, directory: Path) -> bool:
         """Whether the folder looks like a calculation of this format."""
@@ -52,6 +54,8 @@ class Format:
         Raises:
             ConfigError: when a library is missing.
         """
+        if self.objects:
+            raise ConfigError(f"this format reads no files; in Python: {self.module}.{self.function}(…)")
         if self.package is not None and find_spec(self.package) is None:
             raise ConfigError(f"this format needs {self.package}: pip install 'deeph-mpi[convert]'")
         return getattr(import_module(self.module), self.function)
@@ -118,6 +122,26 @@ FORMATS = {
         (("rs_indices.out",), ("rs_overlap.out",)),
         "deeph_mpi.data.aims",
         "read_aims",
+    ),
+    "pyscf": Format(
+        "none: deeph_mpi.data.pyscf.from_pyscf(mean_field), of molecules and of crystals on a k mesh, then write_system",
+        "PySCF's objects",
+        "PySCF 2.14: levels of NH3 (f shells, spins) to 1e-5 eV and of LiH, bond frames to 1e-9",
+        (("*.nothing",),),
+        "deeph_mpi.data.pyscf",
+        "from_pyscf",
+        package="pyscf",
+        objects=True,
+    ),
+    "gpaw": Format(
+        "none: deeph_mpi.data.gpaw.from_gpaw(calculator), LCAO mode on a full k mesh, then write_system",
+        "GPAW's objects",
+        "GPAW 22.8: levels of CO and BN to 1e-10 eV, bond frames of CO to 1e-12 (in solids PAW's S has three centres)",
+        (("*.nothing",),),
+        "deeph_mpi.data.gpaw",
+        "from_gpaw",
+        package="gpaw",
+        objects=True,
     ),
     "to-sisl": Format(
         "DeepH layout → .nc of sisl (DEST names the file), for systems that fit one process",
