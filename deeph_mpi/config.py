@@ -132,6 +132,10 @@ class SolveSection(Section):
     )
     temperature_K: float = key(300.0, "electronic temperature of the Fermi level on k meshes", unit="K", gt=0)
     charge: float = key(0.0, "charge of the cell; positive values remove electrons", unit="e")
+    eigensolver: Literal["lanczos", "krylov-schur"] = key(
+        "lanczos",
+        '"lanczos": blocks of vectors pass through the factor together; "krylov-schur": SLEPc\'s, one vector at a time',
+    )
     pools: int | Literal["auto"] = key(
         "auto",
         'groups of ranks that solve different k-points at the same time; "auto": as many as k-points, ranks and memory '

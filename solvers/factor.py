@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,9 +41,15 @@ class ShiftedFactor:
         overlap_positive: whether S ≻ 0 was shown.
         doubt: why the inertias prove nothing; empty when they do.
         cost: of the first factorization, None before it.
+        eigensolver: "lanczos" (ours, blocks of vectors) or "krylov-schur" (SLEPc's) finds eigenvectors with it.
     """
 
-    def __init__(self, pencil: Pencil, options: FactorOptions | None = None) -> None:
+    def __init__(
+        self,
+        pencil: Pencil,
+        options: FactorOptions | None = None,
+        eigensolver: Literal["lanczos", "krylov-schur"] = "lanczos",
+    ) -> None:
         """Of `pencil`, nothing factored yet.
 
         Raises:
@@ -52,6 +58,7 @@ class ShiftedFactor:
         self.options = options or FactorOptions()
         self.backend = choose_backend(self.options.backend, pencil.world.size)
         self.pencil = pencil
+        self.eigensolver = eigensolver
         self.shift = float("nan")
         self.inertias: dict[float, int] = {}
         self.factorizations = 0
@@ -169,6 +176,48 @@ class ShiftedFactor:
             removed, image = self._bordered
             x = self.pencil.unpack(left)
             self.pencil.pack(x - image @ self.pencil.total(removed.conj().T @ x), left)
+
+    def solve_block(self, right: np.ndarray) -> np.ndarray:
+        """(H − σS)⁻¹ times the columns of `right` (local_dimension, m), in one pass through the factor. Collective."""
+        if self.backend != "mumps":  # SuperLU_DIST 8 aborts when one vector was solved for before a block, or after
+            return self._solve_columns(right)
+        library, _ = petsc.load()
+        pencil, columns = self.pencil, right.shape[1]
+        rows = self._work.getSizes()[0]
+        packed = np.empty((rows[0], columns), order="F", dtype=library.ScalarType)
+        for n in range(columns):
+            pencil.pack_array(right[:, n], packed[:, n])
+        shape = (rows, (None, columns))
+        b = library.Mat().createDense(shape, array=packed, comm=pencil.world.comm)
+        x = library.Mat().createDense(shape, array=np.empty_like(packed), comm=pencil.world.comm)
+        for matrix in (b, x):
+            matrix.assemble()
+        self._pc.getFactorMatrix().matSolve(b, x)
+        found = x.getDenseArray()
+        left = np.stack([pencil.unpack_array(found[:, n]) for n in range(columns)], axis=1)
+        del found
+        b.destroy()
+        x.destroy()
+        if self._bordered is not None:
+            removed, image = self._bordered
+            left -= image @ pencil.total(removed.conj().T @ left)
+        return left
+
+    def _solve_columns(self, right: np.ndarray) -> np.ndarray:
+        source, target = self.pencil.h.createVecs()
+        left = np.empty_like(right)
+        for n in range(right.shape[1]):
+            self.pencil.pack(right[:, n], source)
+            self.solve(source, target)
+            left[:, n] = self.pencil.unpack(target)
+        source.destroy()
+        target.destroy()
+        return left
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the factor lies on disk."""
+        return self._on_disk
 
     def destroy(self) -> None:
         """Free factor and work matrix. Collective."""

@@ -64,16 +64,23 @@ class Pencil:
     def pack(self, x: np.ndarray, vec: Any) -> None:
         """Write one local vector (local_dimension,) into a PETSc vector of the matrices."""
         array = vec.getArray()
+        self.pack_array(x, array)
+        del array  # the view holds the vector's write access
+
+    def pack_array(self, x: np.ndarray, array: np.ndarray) -> None:
+        """Write one local vector (local_dimension,) into local rows of the matrices."""
         if self.real_part is None:
             array[:] = x
         else:
             array[self.real_part] = x.real
             array[self.imaginary_part] = x.imag
-        del array  # the view holds the vector's write access
 
     def unpack(self, vec: Any) -> np.ndarray:
         """The local part of a PETSc vector as an array (local_dimension,)."""
-        array = vec.getArray(readonly=True)
+        return self.unpack_array(vec.getArray(readonly=True))
+
+    def unpack_array(self, array: np.ndarray) -> np.ndarray:
+        """Local rows of the matrices as a new array (local_dimension,)."""
         if self.real_part is None:
             return array.copy()
         return array[self.real_part] + 1j * array[self.imaginary_part]

@@ -10,12 +10,14 @@ from deeph_mpi.errors import SolverError
 from deeph_mpi.solvers.eigenpairs import Eigenpairs
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.krylov import krylov_schur
+from deeph_mpi.solvers.lanczos import block_lanczos
 from deeph_mpi.solvers.states import States
 
 __all__ = ["CLUSTER", "nearest_states", "states_in_window"]
 
 CLUSTER = 1e-6  # eV: states closer than this belong together and are never separated
 _KRYLOV_TOLERANCE = 1e-10
+_LANCZOS_TOLERANCE = 1e-8  # of vectors; energies are then exact to its square
 _RESIDUAL = 1e-6  # eV: largest true residual of an accepted pair; its energy is then exact to the square of that / gap
 _SLICE = 120  # states between two shifts, about, and of one Krylov run at most
 _ROUNDS = 12
@@ -134,9 +136,11 @@ def _counted(factor: ShiftedFactor, pairs: Eigenpairs, lower: float, upper: floa
 
 def _gather(factor: ShiftedFactor, pairs: Eigenpairs, want: int) -> tuple[Eigenpairs, bool]:
     """One Krylov run for the states near the shift that are missing to `want`; says whether it added any."""
-    # Rounding brings the second copy of each doubled pair within the same run, so both are asked for.
-    missing = (want - len(pairs)) * factor.pencil.multiplicity
-    new = krylov_schur(factor, missing, pairs.vectors, _KRYLOV_TOLERANCE)
+    missing = want - len(pairs)
+    if factor.eigensolver == "lanczos":
+        new = block_lanczos(factor, missing, pairs.vectors, _LANCZOS_TOLERANCE)
+    else:  # rounding brings the second copy of each doubled pair within the same run, so both are asked for
+        new = krylov_schur(factor, missing * factor.pencil.multiplicity, pairs.vectors, _KRYLOV_TOLERANCE)
     larger = pairs.extended(factor.pencil, new, _RESIDUAL)
     return larger, len(larger) > len(pairs)
 

@@ -57,6 +57,7 @@ class SolveOptions:
         groups: (rows of this rank,) group of orbitals of every row, for the populations of the states; None: not computed.
         factor: how matrices are factored.
         ill_project: eigenvectors of S with an eigenvalue below this are projected out; 0: none.
+        eigensolver: see `ShiftedFactor`.
     """
 
     target: float | Literal["fermi"] = "fermi"
@@ -70,6 +71,7 @@ class SolveOptions:
     groups: np.ndarray | None = None
     factor: FactorOptions = field(default_factory=FactorOptions)
     ill_project: float = 0.0
+    eigensolver: Literal["lanczos", "krylov-schur"] = "lanczos"
 
     @property
     def filling(self) -> Filling | None:
@@ -291,7 +293,7 @@ class _Points:
                 factor.renew()
             else:
                 self.close()
-                factor = ShiftedFactor(pencil, self.options.factor)
+                factor = ShiftedFactor(pencil, self.options.factor, self.options.eigensolver)
             self._open = index, pencil, factor
             factor.require_positive_overlap(self.options.ill_project)
         return self._open[2]
