@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,6 +126,7 @@ def to_sisl(system: DeephSystem) -> Any:
         ModuleNotFoundError: without sisl.
     """
     import sisl
+    from scipy.sparse import csr_matrix
 
     system = in_users_order(system)
     if system.hamiltonian is None:
@@ -151,12 +153,8 @@ def to_sisl(system: DeephSystem) -> Any:
     shape = (geometry.no, geometry.no * geometry.n_s)
 
     def sparse(values: np.ndarray, chosen: np.ndarray) -> Any:
-        from scipy.sparse import csr_matrix
-
         where = (h_rows[chosen], h_columns[chosen] + h_image[chosen] * geometry.no)
         return csr_matrix((values[chosen], where), shape=shape)
-
-    from scipy.sparse import csr_matrix
 
     overlap = csr_matrix((s_values, (rows, columns + image * geometry.no)), shape=shape)
     if not spinful:
@@ -171,10 +169,9 @@ def to_sisl(system: DeephSystem) -> Any:
 
 
 def write_sisl(path: Any, system: DeephSystem) -> None:
-    """Write what `to_sisl` makes to `path` (.nc), renamed when complete. For systems that fit one process."""
-    from pathlib import Path
-
+    """Write what `to_sisl` makes to `path` (.nc; hamiltonian.nc in a folder), renamed when complete."""
     path = Path(path)
+    path = path if path.suffix == ".nc" else path / "hamiltonian.nc"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".part-{path.name}")
     to_sisl(system).write(str(temporary))

@@ -1,0 +1,118 @@
+"""H and S of all images side by side as one sparse matrix each: SciPy's `.npz` and Matrix Market, for small systems.
+
+A folder holds POSCAR and info.json of the DeepH layout, `images.npy` or `images.txt` (n, 3), and the matrices `hamiltonian`
+(eV) and `overlap` with `size` rows and n · size columns: column m · size + b is orbital b in image m. Atoms are in the
+order of the POSCAR, orbitals as everywhere here; spinors of an atom are its ↑, then its ↓ orbitals.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import mmread, mmwrite
+from scipy.sparse import coo_matrix, csr_matrix, load_npz, save_npz
+
+from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.data.deeph import DeephSystem, in_users_order
+from deeph_mpi.data.elements import Elements, system_of
+from deeph_mpi.data.geometry import read_geometry, write_geometry
+from deeph_mpi.data.ragged import spread
+from deeph_mpi.errors import DataError
+
+__all__ = ["coordinates", "read_mtx", "read_npz", "write_mtx", "write_npz"]
+
+
+def coordinates(blocks: BlockSet, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pair, row and column of every entry of blocks, given the rows of every atom (N,); rows count over all atoms."""
+    first = np.concatenate([[0], np.cumsum(sizes)])
+    lengths = np.diff(blocks.offsets)
+    pair = np.repeat(np.arange(len(blocks)), lengths)
+    within = spread(np.zeros(len(blocks), dtype=np.int64), lengths)
+    i, j = blocks.pairs[pair, 3], blocks.pairs[pair, 4]
+    return pair, first[i] + within // sizes[j], first[j] + within % sizes[j]
+
+
+def write_npz(directory: str | os.PathLike[str], system: DeephSystem) -> None:
+    """Write the folder with `scipy.sparse.save_npz`. Not collective."""
+    _write(Path(directory), system, "npz", save_npz)
+
+
+def write_mtx(directory: str | os.PathLike[str], system: DeephSystem) -> None:
+    """Write the folder in Matrix Market format, to 17 digits. Not collective."""
+
+    def save(path: Path, matrix: csr_matrix) -> None:
+        with path.open("wb") as file:
+            mmwrite(file, matrix, precision=17, symmetry="general")
+
+    _write(Path(directory), system, "mtx", save)
+
+
+def read_npz(directory: str | os.PathLike[str], *, cutoff: float | None = None) -> DeephSystem:
+    """Read what `write_npz` writes; see `system_of` for the arguments and errors."""
+    return _read(Path(directory), "npz", load_npz, cutoff)
+
+
+def read_mtx(directory: str | os.PathLike[str], *, cutoff: float | None = None) -> DeephSystem:
+    """Read what `write_mtx` writes; see `system_of` for the arguments and errors."""
+    return _read(Path(directory), "mtx", mmread, cutoff)
+
+
+def _write(directory: Path, system: DeephSystem, ending: str, save: Callable[[Path, csr_matrix], object]) -> None:
+    system = in_users_order(system)
+    orbitals = system.info.orbital_map.orbitals(system.structure.numbers)
+    images, image_of = np.unique(system.overlap.pairs[:, :3], axis=0, return_inverse=True)
+    image_of = image_of.ravel()
+    order = write_geometry(directory, system.structure, system.info.orbital_map, system.info)
+    for name, blocks, spins in (("overlap", system.overlap, 1), ("hamiltonian", system.hamiltonian, 2)):
+        if blocks is None:
+            continue
+        sizes = orbitals * (spins if system.info.spinful else 1)
+        place = np.empty(len(sizes), dtype=np.int64)  # where each atom's rows start in the order of the POSCAR
+        place[order] = np.concatenate([[0], np.cumsum(sizes[order])[:-1]])
+        first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+        atom = np.repeat(np.arange(len(sizes)), sizes)
+        moved = np.arange(sizes.sum()) - first[atom] + place[atom]
+        pair, rows, columns = coordinates(blocks, sizes)
+        total = int(sizes.sum())
+        where = (moved[rows], moved[columns] + image_of[pair] * total)
+        # coo_matrix keeps zeros: pairs are part of what is written
+        matrix = coo_matrix((blocks.entries, where), shape=(total, total * len(images))).tocsr()
+        temporary = directory / f"part-{name}.{ending}"
+        save(temporary, matrix)
+        temporary.replace(directory / f"{name}.{ending}")
+    if ending == "npz":
+        np.save(directory / "images.npy", images)
+    else:
+        np.savetxt(directory / "images.txt", images, fmt="%d")
+
+
+def _read(directory: Path, ending: str, load: Callable[[Path], Any], cutoff: float | None) -> DeephSystem:
+    structure, info = read_geometry(directory)
+    try:
+        images = np.load(directory / "images.npy") if ending == "npz" else np.loadtxt(directory / "images.txt", ndmin=2)
+        matrices = [coo_matrix(load(directory / f"{name}.{ending}")) for name in ("overlap", "hamiltonian")]
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read '{directory}': {error}") from None
+    images = images.astype(np.int64)
+    orbitals = info.orbital_map.orbitals(structure.numbers)
+    parts = []
+    for matrix, spins in zip(matrices, (1, 2 if info.spinful else 1), strict=True):
+        total = int(orbitals.sum()) * spins
+        if matrix.shape != (total, total * len(images)):
+            raise DataError(f"'{directory}': a matrix is {matrix.shape}, should be {(total, total * len(images))}")
+        image, columns = np.divmod(matrix.col.astype(np.int64), total)
+        rows = matrix.row.astype(np.int64)
+        spin = None
+        if spins == 2:
+            atom = np.repeat(np.arange(len(orbitals)), 2 * orbitals)
+            first = np.concatenate([[0], np.cumsum(orbitals)])[:-1]
+            spin_of, orbital = np.divmod(np.arange(total) - 2 * first[atom], orbitals[atom])
+            spin = np.stack([spin_of[rows], spin_of[columns]], axis=1)
+            rows, columns = (orbital + first[atom])[rows], (orbital + first[atom])[columns]
+        parts.append(Elements(images[image], rows, columns, matrix.data, spin))
+    system = system_of(structure, info, parts[0], parts[1], convention="deeph", name=str(directory), cutoff=cutoff)
+    return in_users_order(system)
