@@ -26,13 +26,13 @@ class BlockFile:
 
     Attributes:
         path: of the file.
-        file: the open h5py file.
+        file: the open h5py file, or a group of one.
         count: number of blocks N.
         dtype: of the entries: float32, float64 or complex128.
     """
 
     path: Path
-    file: h5py.File
+    file: h5py.Group
     count: int
     dtype: np.dtype
 
@@ -59,13 +59,25 @@ class BlockFile:
             file.close()
             raise
 
+    @classmethod
+    def of_group(cls, path: Path, group: Any) -> BlockFile:
+        """The same of a group in a larger file, which stays open; `path` is what messages call it.
+
+        Raises:
+            DataError: as `open`; also when there is no group.
+        """
+        if not isinstance(group, h5py.Group):
+            raise DataError(f"'{path}' does not exist")
+        return cls(path, group, *_check_header(path, group))
+
     def __enter__(self) -> BlockFile:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
+        if isinstance(self.file, h5py.File):
+            self.file.close()
 
     def read(self, start: int, stop: int, sizes: np.ndarray) -> BlockSet:
         """Read and check blocks start…stop.
@@ -150,7 +162,7 @@ def create_datasets(
         file.create_dataset(name, data=np.ascontiguousarray(values, dtype=kind), **options)
 
 
-def _check_header(path: Path, file: h5py.File) -> tuple[int, np.dtype]:
+def _check_header(path: Path, file: h5py.Group) -> tuple[int, np.dtype]:
     missing = [name for name in _DATASETS if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise DataError(f"'{path}' lacks {', '.join(missing)} (it holds: {', '.join(file) or 'nothing'})")

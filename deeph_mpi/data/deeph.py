@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,15 @@ from deeph_mpi.data.ragged import sort_blocks, take_blocks
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["DeephInfo", "DeephSystem", "check_same_pairs", "in_users_order", "read_system", "write_system"]
+__all__ = [
+    "DeephInfo",
+    "DeephSystem",
+    "check_same_pairs",
+    "in_users_order",
+    "read_system",
+    "system_from_files",
+    "write_system",
+]
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,24 @@ def read_system(directory: str | os.PathLike[str], *, hamiltonian: bool = True) 
         DataError: naming the file and what is wrong with it.
     """
     directory = Path(directory)
+    return system_from_files(directory, lambda name: BlockFile.open(directory / f"{name}.h5"), hamiltonian=hamiltonian)
+
+
+def system_from_files(
+    directory: Path, open_matrix: Callable[[str], BlockFile], *, hamiltonian: bool = True
+) -> DeephSystem:
+    """`read_system` with the geometry of a folder and matrices from anywhere.
+
+    Args:
+        directory: with POSCAR and info.json.
+        open_matrix: opens "overlap" or "hamiltonian".
+    """
     structure, info = read_geometry(directory)
     orbitals = info.orbital_map.orbitals(structure.numbers)
-    overlap = _read_blocks(directory / "overlap.h5", orbitals, spinful=False)
+    overlap = _read_blocks(open_matrix("overlap"), orbitals, spinful=False)
     if not hamiltonian:
         return DeephSystem(structure, info, overlap)
-    matrix = _read_blocks(directory / "hamiltonian.h5", orbitals, spinful=info.spinful)
+    matrix = _read_blocks(open_matrix("hamiltonian"), orbitals, spinful=info.spinful)
     check_same_pairs(matrix, overlap, str(directory))
     return DeephSystem(structure, info, overlap, matrix)
 
@@ -153,10 +174,10 @@ def _by_length(blocks: BlockSet, structure: Structure, order: np.ndarray) -> Blo
     return take_blocks(blocks, np.argsort(np.round(np.linalg.norm(bonds, axis=1), 9), kind="stable"))
 
 
-def _read_blocks(path: Path, orbitals: np.ndarray, spinful: bool) -> BlockSet:
+def _read_blocks(opened: BlockFile, orbitals: np.ndarray, spinful: bool) -> BlockSet:
     sizes = orbitals * (2 if spinful else 1)
-    with BlockFile.open(path) as file:
-        check_spin(file.dtype, spinful, path)
+    with opened as file:
+        check_spin(file.dtype, spinful, file.path)
         blocks = sort_blocks(file.read(0, file.count, sizes))
-    symmetrize(blocks, sizes, str(path))
+    symmetrize(blocks, sizes, str(opened.path))
     return blocks

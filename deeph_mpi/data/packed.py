@@ -1,0 +1,122 @@
+"""A whole dataset in one HDF5 file: a group per structure, for file systems that suffer from thousands of small files.
+
+Each group holds the four datasets of `overlap` and `hamiltonian` as the DeepH layout has them, with their compression, and
+every other file of the folder (POSCAR, info.json, reference.json, …) as bytes under `files`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from deeph_mpi.data.blockfile import BlockFile
+from deeph_mpi.data.deeph import DeephSystem, system_from_files
+from deeph_mpi.errors import DataError
+
+__all__ = ["pack", "packed_names", "read_packed", "unpack"]
+
+_MATRICES = ("overlap", "hamiltonian")
+_TABLES = ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries")
+
+
+def pack(directories: list[Path], target: Path) -> None:
+    """Write folders in the DeepH layout into one new file, renamed when complete. Not collective; one folder at a time.
+
+    Raises:
+        DataError: a folder whose matrices cannot be read.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".part")
+    try:
+        with h5py.File(temporary, "w") as file:
+            for directory in directories:
+                _pack_one(directory, file.create_group(directory.name))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def packed_names(path: Path) -> list[str]:
+    """Names of the structures in a file of `pack`."""
+    with _open(path) as file:
+        return list(file)
+
+
+def unpack(path: Path, directory: Path) -> list[Path]:
+    """Write every structure as a folder in the DeepH layout again; the same data to the bit. Not collective.
+
+    Raises:
+        DataError: not such a file.
+    """
+    made = []
+    with _open(path) as file:
+        for name, group in file.items():
+            folder = directory / name
+            _write_files(group, folder)
+            for matrix in _MATRICES:
+                if matrix not in group:
+                    continue
+                temporary = folder / f"{matrix}.h5.tmp"
+                with h5py.File(temporary, "w") as target:
+                    for table in _TABLES:
+                        group.copy(f"{matrix}/{table}", target, name=table)
+                temporary.replace(folder / f"{matrix}.h5")
+            made.append(folder)
+    return made
+
+
+def read_packed(path: str | os.PathLike[str], name: str) -> DeephSystem:
+    """Read one structure, as `read_system` reads a folder.
+
+    Raises:
+        DataError: not such a file, no such structure, or damaged data.
+    """
+    path = Path(path)
+    with _open(path) as file, tempfile.TemporaryDirectory() as folder:
+        if name not in file:
+            raise DataError(f"'{path}' holds no structure '{name}'")
+        _write_files(file[name], Path(folder))
+
+        def matrix(which: str) -> BlockFile:
+            return BlockFile.of_group(path / name / which, file[name].get(which))
+
+        return system_from_files(Path(folder), matrix)
+
+
+def _pack_one(directory: Path, group: h5py.Group) -> None:
+    files = group.create_group("files")
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.suffix != ".h5":
+            files[path.name] = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    for matrix in _MATRICES:
+        path = directory / f"{matrix}.h5"
+        if not path.is_file():
+            continue
+        with BlockFile.open(path) as source:
+            target = group.create_group(matrix)
+            for table in _TABLES:
+                if source.file[table].is_virtual:  # joined shards: their data, not references to their files
+                    target[table] = source.file[table][()]
+                else:
+                    source.file.copy(table, target)
+
+
+def _write_files(group: h5py.Group, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in group["files"].items():
+        (folder / Path(name).name).write_bytes(data[()].tobytes())
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error}") from None
+    if not len(file) or any("files" not in group for group in file.values() if isinstance(group, h5py.Group)):
+        file.close()
+        raise DataError(f"'{path}' is not a dataset of `deeph-mpi dataset pack`")
+    return file
