@@ -44,6 +44,7 @@ COMMANDS = {
     "build": _Command("structures: twisted bilayers, crystals with defects"),
     "convert": _Command("other codes' Hamiltonians → DeepH layout, and back", parallel=True),
     "dataset": _Command("check, stats, split and plot of a training set; one file for all of it"),
+    "overlap": _Command("overlaps of a structure from a code's basis file alone"),
     "plot": _Command("plots from a results.h5"),
     "config": _Command("every key of a configuration, its default, unit and meaning"),
     "info": _Command("what was found: MPI, PETSc, MUMPS, torch, GPUs, threads", parallel=True),

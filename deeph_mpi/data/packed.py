@@ -116,7 +116,7 @@ def _open(path: Path) -> h5py.File:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise DataError(f"cannot read '{path}': {error}") from None
-    if not len(file) or any("files" not in group for group in file.values() if isinstance(group, h5py.Group)):
+    if not len(file) or not all(isinstance(group, h5py.Group) and "files" in group for group in file.values()):
         file.close()
         raise DataError(f"'{path}' is not a dataset of `deeph-mpi dataset pack`")
     return file

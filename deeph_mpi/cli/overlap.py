@@ -1,0 +1,85 @@
+"""`deeph-mpi overlap BASIS… STRUCTURE`: S from a code's basis file, without running the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deeph_mpi.errors import ConfigError, DataError
+
+__all__ = ["overlap"]
+
+
+def overlap(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="BASIS… STRUCTURE", help="CP2K's BASIS_*, .ion.xml, .pao or .orb files; then the atoms"),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="directory for the DeepH layout (POSCAR, info.json, overlap.h5)")
+    ] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[ELEMENT=]NAME",
+            help="CP2K: DZVP-MOLOPT-SR-GTH; OpenMX: s2p2d1; of one element, or of all",
+        ),
+    ] = None,
+    cutoff: Annotated[float | None, typer.Option(help="keep pairs up to this distance, Å [all above 1e-8]")] = None,
+    smallest: Annotated[bool, typer.Option(help="find the smallest eigenvalue of S at Γ")] = True,
+) -> None:
+    """Make the overlap of a structure from basis files alone: radial functions, exact two-centre integrals.
+
+    For codes whose S is of two centres: norm-conserving pseudopotentials, not PAW or ultrasoft ones.
+    """
+    from ase.data import chemical_symbols
+
+    from deeph_mpi.basis.radial import Shell
+    from deeph_mpi.basis.twocentre import OverlapTable, overlap_blocks
+    from deeph_mpi.data.basisfile import read_basis
+    from deeph_mpi.data.deeph import DeephInfo, DeephSystem, write_system
+    from deeph_mpi.data.eigenvalue import smallest_eigenvalue
+    from deeph_mpi.structure.read import read_structure
+
+    if len(paths) < 2:
+        raise ConfigError("give BASIS… STRUCTURE: one or more basis files and a structure")
+    if cutoff is not None and not cutoff > 0:
+        raise ConfigError(f"--cutoff must be positive, not {cutoff}")
+    structure = read_structure(paths[-1])
+    elements = [chemical_symbols[number] for number in sorted(set(structure.numbers.tolist()))]
+    names = _names(chosen or [], elements)
+    basis: dict[int, list[Shell]] = {}
+    for element in elements:
+        for path in paths[:-1]:
+            basis |= read_basis(path, [element], names.get(element))
+    missing = [element for element in elements if not any(chemical_symbols[z] == element for z in basis)]
+    if missing:
+        raise DataError(f"no basis file is for {', '.join(missing)}")
+    table = OverlapTable(basis)
+    blocks = overlap_blocks(table, structure, cutoff)
+    orbitals = table.orbital_map.orbitals(structure.numbers)
+    reach = max(table.radii.values()) if cutoff is None else cutoff
+    typer.echo(
+        f"{len(structure)} atoms, {int(orbitals.sum())} orbitals, {len(blocks)} pairs to {reach:.2f} Å; "
+        + ", ".join(f"{symbol} {shells}" for symbol, shells in table.orbital_map.to_symbols().items())
+    )
+    if output is not None:
+        pbc = (bool(structure.pbc[0]), bool(structure.pbc[1]), bool(structure.pbc[2]))
+        write_system(output, DeephSystem(structure, DeephInfo(table.orbital_map, pbc=pbc), blocks))
+        typer.echo(str(output / "overlap.h5"))
+    if smallest:
+        typer.echo(f"smallest eigenvalue of S at Γ: {smallest_eigenvalue(blocks, orbitals):.3e}")
+
+
+def _names(words: list[str], elements: list[str]) -> dict[str, str]:
+    """Element → name of its set."""
+    names: dict[str, str] = {}
+    for word in words:
+        element, _, name = word.rpartition("=")
+        if element and element not in elements:
+            raise ConfigError(f"--set {word}: the structure has no {element} (it has {', '.join(elements)})")
+        names |= {one: name for one in ([element] if element else elements) if element or one not in names}
+    return names
