@@ -44,7 +44,7 @@ def plot(
     """Draw bands, levels, densities of states and maps from a results.h5 (PNG and PDF).
 
     Without --dos, --project, --ipr, --map and --state: what the k-points suggest, bands, density of states or levels,
-    and the densities that [dos] asked for.
+    and the densities that section dos asked for.
     """
     from deeph_mpi.results.pictures import Request, draw
 
