@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from deeph_mpi.data.batch import Options, convert_all, plan
-from deeph_mpi.data.deeph import read_system
+from deeph_mpi.data.deeph import read_system, write_system
 from deeph_mpi.data.formats import FORMATS
-from deeph_mpi.data.legacy import write_legacy
+from deeph_mpi.data.legacy import read_legacy, write_legacy
+from deeph_mpi.data.legacy_stream import convert_legacy
 from deeph_mpi.errors import ConfigError, DataError
 from deeph_mpi.parallel.world import World
 from tests.mpi import ROOT, deeph_mpi
@@ -111,3 +113,43 @@ def test_gpaw_is_not_imported_with_ase(tmp_path: Path) -> None:
     for module, code in (("ase.io", 3), ("deeph_mpi.structure.read", 0)):
         done = subprocess.run([sys.executable, "-c", f"import {module}"], cwd=ROOT, env=environment, timeout=60)
         assert done.returncode == code
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+@pytest.mark.parametrize("options", [{}, {"compress": True, "dtype": "float32"}, {"cutoff": 4.0}])
+def test_streamed_legacy_files_are_those_of_the_reader(tmp_path: Path, spinful: bool, options: dict) -> None:
+    """The same bytes as reading the whole and writing it."""
+    write_legacy(tmp_path / "in", random_system(7, spinful=spinful, noise=1e-7))
+    whole = read_legacy(tmp_path / "in", cutoff=options.get("cutoff"))
+    write_system(tmp_path / "whole", whole, options.get("dtype"), compress=options.get("compress", False))
+    convert_legacy(tmp_path / "in", tmp_path / "streamed", **options)
+    for name in ("POSCAR", "info.json"):
+        assert (tmp_path / "streamed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for name in ("overlap.h5", "hamiltonian.h5"):
+        with h5py.File(tmp_path / "streamed" / name) as one, h5py.File(tmp_path / "whole" / name) as other:
+            for table in ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries"):
+                assert one[table].dtype == other[table].dtype
+                assert one[table].compression == other[table].compression
+                np.testing.assert_array_equal(one[table][()], other[table][()])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("[0, 0, 0, 2, 2]", None, "atom 1 has no onsite block"),
+        ("[0, 0, 5, 1, 1]", np.eye(13), "no Hermitian partner"),
+        ("[0, 0, 0, 1, 1]", np.zeros((2, 2)), "has shape"),
+        ("[0, 0, 0, 1, 1]", np.triu(np.ones((13, 13))), "not Hermitian"),
+        ("[0, 0, 0, 1, 1]", np.full((13, 13), np.nan), "finite"),
+    ],
+)
+def test_streamed_damage_is_refused(tmp_path: Path, key: str, value: np.ndarray | None, message: str) -> None:
+    write_legacy(tmp_path / "in", random_system(2))
+    for name in ("overlaps.h5", "hamiltonians.h5"):
+        with h5py.File(tmp_path / "in" / name, "r+") as file:
+            if key in file:
+                del file[key]
+            if value is not None:
+                file[key] = value
+    with pytest.raises(DataError, match=message):
+        convert_legacy(tmp_path / "in", tmp_path / "out")

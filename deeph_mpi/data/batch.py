@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deeph_mpi._version import __version__
 from deeph_mpi.data.formats import Format, find_format
 from deeph_mpi.errors import ConfigError, DataError, DeephError
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.world import World
+
+if TYPE_CHECKING:
+    from deeph_mpi.data.info import DeephInfo
+    from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Options", "Outcome", "Task", "convert_all", "plan"]
 
@@ -171,11 +175,20 @@ def _write(task: Task) -> str:
         write = form.load()
         system = read_system(task.source)
         write(task.target, system)
+    elif form.streams:
+        structure, info, pairs = form.load()(
+            task.source, task.target, cutoff=options.cutoff, dtype=options.dtype, compress=options.compress
+        )
+        return _sizes(structure, info, pairs)
     else:
         system = form.load()(task.source, cutoff=options.cutoff, **dict(options.reader))
         write_system(task.target, system, options.dtype, compress=options.compress)
-    orbitals = system.info.orbital_map.orbitals(system.structure.numbers)
-    return f"{len(orbitals)} atoms, {int(orbitals.sum())} orbitals, {len(system.overlap)} pairs"
+    return _sizes(system.structure, system.info, len(system.overlap))
+
+
+def _sizes(structure: Structure, info: DeephInfo, pairs: int) -> str:
+    orbitals = info.orbital_map.orbitals(structure.numbers)
+    return f"{len(orbitals)} atoms, {int(orbitals.sum())} orbitals, {pairs} pairs"
 
 
 def _stamp(task: Task) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
 
-__all__ = ["BlockFile", "check_spin", "create_datasets"]
+__all__ = ["BlockFile", "check_spin", "create_datasets", "create_tables"]
 
 _CHUNK = 2**20  # rows that are compressed as one, and so are read as one
 _DATASETS = ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries")
@@ -155,11 +155,27 @@ def create_datasets(
     """Write the four datasets of blocks `pairs` (n, 5) with `boundaries` (n + 1,), given rows per atom `sizes` (N,)."""
     for name, values in zip(_DATASETS, (pairs, boundaries, sizes[pairs[:, 3:]], entries), strict=True):
         kind = values.dtype if name == "entries" else np.int64
-        options: dict[str, Any] = {}
-        if compress and len(values):
-            chunk = (min(len(values), _CHUNK), *values.shape[1:])
-            options = {"compression": "gzip", "compression_opts": 9, "shuffle": True, "chunks": chunk}
+        options = _storage(values.shape, compress)
         file.create_dataset(name, data=np.ascontiguousarray(values, dtype=kind), **options)
+
+
+def create_tables(
+    file: h5py.File, pairs: np.ndarray, sizes: np.ndarray, dtype: np.dtype, compress: bool
+) -> h5py.Dataset:
+    """As `create_datasets`, but return the entries to be filled in, piece by piece in the order of the pairs."""
+    lengths = sizes[pairs[:, 3:]].prod(axis=1)
+    boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    create_datasets(file, pairs, boundaries, np.zeros(0, dtype=dtype), sizes, compress)
+    del file["entries"]
+    shape = (int(boundaries[-1]),)
+    return file.create_dataset("entries", shape=shape, dtype=dtype, **_storage(shape, compress))
+
+
+def _storage(shape: tuple[int, ...], compress: bool) -> dict[str, Any]:
+    if not compress or not shape[0]:
+        return {}
+    chunk = (min(shape[0], _CHUNK), *shape[1:])
+    return {"compression": "gzip", "compression_opts": 9, "shuffle": True, "chunks": chunk}
 
 
 def _check_header(path: Path, file: h5py.Group) -> tuple[int, np.dtype]:

@@ -30,6 +30,8 @@ class Format:
         options: options of the command line that the reader takes besides `cutoff`.
         writes: whether it is written from the DeepH layout, not read.
         package: what has to be installed, beyond what deeph-mpi itself needs.
+        streams: whether the function converts from file to file, `(source, target, *, cutoff, dtype, compress)`, in memory
+            that does not grow with the matrices.
         objects: whether it takes a Python object: for scripts, not for the command line.
     """
 
@@ -43,6 +45,7 @@ class Format:
     writes: bool = False
     package: str | None = None
     objects: bool = False
+    streams: bool = False
 
     def matches(self, directory: Path) -> bool:
         """Whether the folder looks like a calculation of this format."""
@@ -78,8 +81,9 @@ FORMATS = {
         "own",
         "OpenMX's MoTe2 in that layout: bond frames to 1e-9, round trip exact",
         (("element.dat",), ("overlaps.h5",)),
-        "deeph_mpi.data.legacy",
-        "read_legacy",
+        "deeph_mpi.data.legacy_stream",
+        "convert_legacy",
+        streams=True,
     ),
     "siesta": Format(
         "SIESTA's .HSX (also of Intel's compiler), or .TSHS with .ORB_INDX",

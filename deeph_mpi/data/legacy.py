@@ -27,7 +27,7 @@ from deeph_mpi.errors import DataError
 from deeph_mpi.structure.read import check_structure
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["read_legacy", "write_legacy"]
+__all__ = ["changes_of", "parse_pair", "read_legacy", "read_legacy_geometry", "with_spins", "write_legacy"]
 
 
 def read_legacy(
@@ -49,7 +49,7 @@ def read_legacy(
     directory = Path(directory)
     if not directory.is_dir():
         raise DataError(f"directory '{directory}' does not exist")
-    structure, info = _read_geometry(directory)
+    structure, info = read_legacy_geometry(directory)
     tables = {
         name: _read_tables(directory / f"{name}s.h5", structure.numbers, info.orbital_map, spins)
         for name, spins in (("overlap", 1), ("hamiltonian", 2 if info.spinful else 1))
@@ -78,7 +78,7 @@ def write_legacy(directory: str | os.PathLike[str], system: DeephSystem) -> None
     directory = Path(directory)
     system = in_users_order(system)
     structure, info = system.structure, system.info
-    changes = _changes(structure.numbers, info.orbital_map)
+    changes = changes_of(structure.numbers, info.orbital_map)
     directory.mkdir(parents=True, exist_ok=True)
     shells = [" ".join(map(str, info.orbital_map.shells[int(z)])) for z in structure.numbers]
     content: dict[str, Any] = {
@@ -103,14 +103,19 @@ def write_legacy(directory: str | os.PathLike[str], system: DeephSystem) -> None
         with h5py.File(temporary, "w") as file:
             for index, (*image, i, j) in enumerate(blocks.pairs.tolist()):
                 ours = blocks.block(index, orbitals * spins)
-                (rows, row_signs), (columns, column_signs) = (_doubled(changes[atom], spins) for atom in (i, j))
+                (rows, row_signs), (columns, column_signs) = (with_spins(changes[atom], spins) for atom in (i, j))
                 theirs = np.empty_like(ours)
                 theirs[np.ix_(rows, columns)] = row_signs[:, None] * ours * column_signs
                 file[str([*image, i + 1, j + 1])] = theirs
         temporary.replace(directory / f"{name}s.h5")
 
 
-def _read_geometry(directory: Path) -> tuple[Structure, DeephInfo]:
+def read_legacy_geometry(directory: Path) -> tuple[Structure, DeephInfo]:
+    """Everything but the matrices.
+
+    Raises:
+        DataError: anything missing or inconsistent, by name.
+    """
     numbers = _table(directory / "element.dat", np.int64).ravel()
     cell = _table(directory / "lat.dat", np.float64)
     positions = _table(directory / "site_positions.dat", np.float64)
@@ -159,13 +164,13 @@ def _read_tables(
     path: Path, numbers: np.ndarray, orbital_map: OrbitalMap, spins: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Pairs (n, 5) and their blocks in our order of orbitals."""
-    changes = _changes(numbers, orbital_map)
+    changes = changes_of(numbers, orbital_map)
     pairs, blocks = [], []
     try:
         with h5py.File(path, "r", locking=False) as file:
             for key, dataset in file.items():
-                pair = _pair(key, path, len(numbers))
-                (rows, row_signs), (columns, column_signs) = (_doubled(changes[atom], spins) for atom in pair[3:])
+                pair = parse_pair(key, path, len(numbers))
+                (rows, row_signs), (columns, column_signs) = (with_spins(changes[atom], spins) for atom in pair[3:])
                 if dataset.shape != (len(rows), len(columns)):
                     raise DataError(
                         f"'{path}': block {key} has shape {dataset.shape}, but orbital_types.dat and isspinful give "
@@ -186,7 +191,8 @@ def _read_tables(
     return np.array(pairs, dtype=np.int64), blocks
 
 
-def _pair(key: str, path: Path, atoms: int) -> tuple[int, ...]:
+def parse_pair(key: str, path: Path, atoms: int) -> tuple[int, ...]:
+    """(R1, R2, R3, i, j), atoms from 0, of a dataset's name."""
     try:
         r1, r2, r3, i, j = (int(number) for number in json.loads(key))
     except (ValueError, TypeError):
@@ -196,12 +202,14 @@ def _pair(key: str, path: Path, atoms: int) -> tuple[int, ...]:
     return r1, r2, r3, i - 1, j - 1
 
 
-def _changes(numbers: np.ndarray, orbital_map: OrbitalMap) -> list[tuple[np.ndarray, np.ndarray]]:
+def changes_of(numbers: np.ndarray, orbital_map: OrbitalMap) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Order and signs of the orbitals of every atom."""
     known = {z: orbital_change("openmx", orbital_map, z) for z in np.unique(numbers).tolist()}
     return [known[z] for z in numbers.tolist()]
 
 
-def _doubled(change: tuple[np.ndarray, np.ndarray], spins: int) -> tuple[np.ndarray, np.ndarray]:
+def with_spins(change: tuple[np.ndarray, np.ndarray], spins: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same for 1 or 2 spins."""
     order, sign = change
     return np.concatenate([order + spin * len(order) for spin in range(spins)]), np.tile(sign, spins)
 
