@@ -93,11 +93,12 @@ class _Space:
         total = np.zeros((self.size, block.shape[1]), dtype=pencil.dtype)
         image = pencil.multiply(pencil.s, block)
         scale = np.abs(pencil.total((block.conj() * image).sum(axis=0))).max(initial=1e-300)
-        for _ in range(2):  # twice is enough
+        for again in (True, False):  # twice is enough, and the second time changes S Q by rounding only
             overlap = pencil.total(basis.conj().T @ image)
             block = block - basis @ overlap
             total += overlap
-            image = pencil.multiply(pencil.s, block)
+            if again:
+                image = pencil.multiply(pencil.s, block)
         gram = pencil.total(block.conj().T @ image)
         metric, rotation = pencil.world.on_root(scipy.linalg.eigh, (gram + gram.conj().T) / 2)
         kept = metric > _RANK * scale

@@ -87,12 +87,32 @@ class Pencil:
 
     def multiply(self, matrix: Any, x: np.ndarray) -> np.ndarray:
         """Product of `h` or `s` with the columns of x (local_dimension, m). Collective."""
+        if self.world.size == 1 and x.shape[1] > 1:
+            return self._multiply_together(matrix, x)
         source, target = matrix.createVecs()
         result = np.empty_like(x)
         for column in range(x.shape[1]):
             self.pack(x[:, column], source)
             matrix.mult(source, target)
             result[:, column] = self.unpack(target)
+        source.destroy()
+        target.destroy()
+        return result
+
+    def _multiply_together(self, matrix: Any, x: np.ndarray) -> np.ndarray:
+        """On one rank the matrix is read once for all columns; PETSc cannot do that with a triangle spread over ranks."""
+        library, _ = petsc.load()
+        packed = np.empty((matrix.getLocalSize()[0], x.shape[1]), order="F", dtype=library.ScalarType)
+        for column in range(x.shape[1]):
+            self.pack_array(x[:, column], packed[:, column])
+        source = library.Mat().createDense(packed.shape, array=packed, comm=self.world.comm)
+        source.assemble()
+        target = matrix.matMult(source)
+        found = target.getDenseArray()
+        result = np.empty_like(x)
+        for column in range(x.shape[1]):
+            result[:, column] = self.unpack_array(found[:, column])
+        del found
         source.destroy()
         target.destroy()
         return result
