@@ -134,3 +134,27 @@ def test_sisl_reads_its_file(tmp_path: Path) -> None:
     matrix = sisl.get_sile(tmp_path / "h.nc").read_hamiltonian()
     k = [0.1, 0.3, 0.0]
     np.testing.assert_allclose(matrix.eigh(k), deeph_mpi.read(tmp_path / "a").eigh(k), atol=1e-8)
+
+
+def test_petsc_loads_every_image(tmp_path: Path) -> None:
+    """In the order of images.txt, from one viewer per file."""
+    petsc = pytest.importorskip("deeph_mpi.solvers.petsc")
+    library, _ = petsc.load()
+    if library.ScalarType is not np.float64:
+        pytest.skip("a complex PETSc reads complex files")
+    system = read_system(DATA / "hbn_primitive")
+    write_system(tmp_path / "a", system)
+    convert_all(World.alone(), plan("to-petsc", [tmp_path / "a"], tmp_path / "b", Options()))
+    images = np.loadtxt(tmp_path / "b" / "images.txt")
+    k = np.array([0.1, 0.3, 0.2])
+    for name in ("hamiltonian", "overlap"):
+        viewer = library.Viewer().createBinary(str(tmp_path / "b" / f"{name}.petsc"), "r", comm=library.COMM_SELF)
+        total = np.zeros((26, 26), dtype=complex)
+        for image in images:
+            matrix = library.Mat().create(comm=library.COMM_SELF)
+            matrix.load(viewer)
+            matrix.convert("dense")
+            total += np.exp(2j * np.pi * image @ k) * matrix.getDenseArray()
+            matrix.destroy()
+        viewer.destroy()
+        np.testing.assert_allclose(total, bloch(system, name, k), atol=1e-12)

@@ -25,7 +25,7 @@ class Format:
         files: what is read or written.
         reader: which code does it.
         tested: on what; "untested" where no real output could be had.
-        patterns: a folder that holds a file of each of these groups of names is such a calculation.
+        patterns: a folder that holds a file of each of these groups of names is such a calculation; none for objects.
         module, function: of the reader, `(directory, *, cutoff, …) -> DeephSystem`, or the writer, `(path, system)`.
         options: options of the command line that the reader takes besides `cutoff`.
         writes: whether it is written from the DeepH layout, not read.
@@ -113,7 +113,7 @@ FORMATS = {
         "OpenMX's .scfout of 3.7-3.9 (HS.fileout on)",
         "own",
         "OpenMX 3.8, C and N, also non-collinear with spin-orbit coupling: bands to 1e-8 eV (.Band), bond frames to 1e-12; "
-        "3.9's layout by a file made from it; collinear untested",
+        "collinear once, not among the tests; 3.9's layout by a file made from it",
         (("*.scfout",),),
         "deeph_mpi.data.openmx",
         "read_openmx",
@@ -131,7 +131,7 @@ FORMATS = {
         "none: deeph_mpi.data.pyscf.from_pyscf(mean_field), of molecules and of crystals on a k mesh, then write_system",
         "PySCF's objects",
         "PySCF 2.14: levels of NH3 (f shells, spins) to 1e-5 eV and of LiH, bond frames to 1e-9",
-        (("*.nothing",),),
+        (),
         "deeph_mpi.data.pyscf",
         "from_pyscf",
         package="pyscf",
@@ -141,7 +141,7 @@ FORMATS = {
         "none: deeph_mpi.data.gpaw.from_gpaw(calculator), LCAO mode on a full k mesh, then write_system",
         "GPAW's objects",
         "GPAW 22.8: levels of CO and BN to 1e-10 eV, bond frames of CO to 1e-12 (in solids PAW's S has three centres)",
-        (("*.nothing",),),
+        (),
         "deeph_mpi.data.gpaw",
         "from_gpaw",
         package="gpaw",
@@ -179,6 +179,15 @@ FORMATS = {
         _DEEPH,
         "deeph_mpi.data.supercell",
         "write_mtx",
+        writes=True,
+    ),
+    "to-petsc": Format(
+        "DeepH layout → PETSc binary, H(R) and S(R) of all images one after the other (H(k): infer's output.hamiltonian)",
+        "own",
+        "MatLoad of PETSc 3.18 gives H(R) to the bit",
+        _DEEPH,
+        "deeph_mpi.data.supercell",
+        "write_petsc_images",
         writes=True,
     ),
     "to-sisl": Format(

@@ -23,7 +23,9 @@ from deeph_mpi.data.geometry import read_geometry, write_geometry
 from deeph_mpi.data.ragged import spread
 from deeph_mpi.errors import DataError
 
-__all__ = ["coordinates", "read_mtx", "read_npz", "write_mtx", "write_npz"]
+__all__ = ["coordinates", "read_mtx", "read_npz", "write_mtx", "write_npz", "write_petsc_images"]
+
+_MAT_FILE_CLASSID = 1211216  # of PETSc, petscmat.h
 
 
 def coordinates(blocks: BlockSet, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -49,6 +51,31 @@ def write_mtx(directory: str | os.PathLike[str], system: DeephSystem) -> None:
             mmwrite(file, matrix, precision=17, symmetry="general")
 
     _write(Path(directory), system, "mtx", save)
+
+
+def write_petsc_images(directory: str | os.PathLike[str], system: DeephSystem) -> None:
+    """Write H(R), S(R) in PETSc's binary format: in each file the matrices of all images, in the order of `images.txt`.
+
+    Load them one after the other from one viewer (`MatLoad`). Spinors need a complex PETSc. 32-bit indices. Not collective.
+
+    Raises:
+        DataError: more elements than 32-bit indices count.
+    """
+
+    def save(path: Path, wide: csr_matrix) -> None:
+        size = wide.shape[0]
+        with path.open("wb") as file:
+            for start in range(0, wide.shape[1], size):
+                matrix = wide[:, start : start + size].tocsr()
+                matrix.sort_indices()
+                if matrix.nnz >= 2**31:
+                    raise DataError(f"'{path}': {matrix.nnz} elements are more than 32-bit indices count")
+                head = [_MAT_FILE_CLASSID, size, size, matrix.nnz]
+                for part, kind in ((head, ">i4"), (np.diff(matrix.indptr), ">i4"), (matrix.indices, ">i4")):
+                    np.asarray(part).astype(kind).tofile(file)
+                matrix.data.astype(">c16" if matrix.dtype.kind == "c" else ">f8").tofile(file)
+
+    _write(Path(directory), system, "petsc", save)
 
 
 def read_npz(directory: str | os.PathLike[str], *, cutoff: float | None = None) -> DeephSystem:
