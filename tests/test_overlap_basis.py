@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from scipy.io import netcdf_file
 from scipy.linalg import eigvalsh
 
 from deeph_mpi.basis.radial import GaussianShell, NumericShell
@@ -175,3 +177,33 @@ def test_basis_of_openmx_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.scfout").write_bytes(gzip.decompress((DATA / "openmx" / "cn.scfout.gz").read_bytes()))
     with pytest.raises(DataError, match=r"no set|cannot read"):
         read_basis(tmp_path / "a.scfout", ["C"], "s1")
+
+
+@pytest.mark.skipif(not SI.is_dir(), reason="needs the shared fixtures")
+@pytest.mark.parametrize("classic", [True, False])
+def test_siestas_two_files_are_the_same(tmp_path: Path, classic: bool) -> None:
+    """Its `.ion.nc`, made here with the names that SIESTA gives, classic or HDF5."""
+    shells = read_basis(SI / "Si.ion.xml", ["Si"])[14]
+    assert all(isinstance(shell, NumericShell) for shell in shells)
+    bohr = 0.529177210903
+    steps = np.array([shell.r[1] / bohr for shell in shells])  # type: ignore[union-attr]
+    rows = np.array([np.divide(s.values, (s.r / bohr) ** s.l, out=s.values.copy(), where=s.r > 0) for s in shells])  # type: ignore[union-attr]
+    tables = {"orbnl_l": np.array([s.l for s in shells], dtype=np.int32), "delta": steps, "orb": rows}
+    path = tmp_path / "Si.ion.nc"
+    if classic:
+        with netcdf_file(path, "w") as file:
+            file.Element = b"Si"
+            for name, size in (("norbs", len(shells)), ("ntb", rows.shape[1])):
+                file.createDimension(name, size)
+            for name, table in tables.items():
+                variable = file.createVariable(name, table.dtype, ("norbs", "ntb")[: table.ndim])
+                variable[:] = table
+    else:
+        with h5py.File(path, "w") as file:
+            file.attrs["Element"] = "Si"
+            for name, table in tables.items():
+                file[name] = table
+    k = np.linspace(0, 20, 30)
+    for one, other in zip(read_basis(path, ["Si"])[14], shells, strict=True):
+        assert one.l == other.l
+        np.testing.assert_allclose(one.transform(k), other.transform(k), atol=1e-9)

@@ -15,7 +15,9 @@ __all__ = ["overlap"]
 def overlap(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="BASIS… STRUCTURE", help="CP2K's BASIS_*, .ion.xml, .pao or .orb files; then the atoms"),
+        typer.Argument(
+            metavar="BASIS… STRUCTURE", help="CP2K's BASIS_*, .ion.xml, .ion.nc, .pao or .orb files; then the atoms"
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option(help="directory for the DeepH layout (POSCAR, info.json, overlap.h5)")

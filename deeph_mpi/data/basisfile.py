@@ -1,4 +1,4 @@
-"""Basis sets as DFT codes keep them: CP2K's Gaussians, SIESTA's `.ion.xml`, OpenMX's `.pao`, ABACUS's `.orb`."""
+"""Basis sets as DFT codes keep them: CP2K's Gaussians, SIESTA's `.ion.xml` and `.ion.nc`, OpenMX's `.pao`, ABACUS's `.orb`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import h5py
 import numpy as np
 from ase.data import atomic_numbers
+from scipy.io import netcdf_file
 
 from deeph_mpi.basis.radial import GaussianShell, NumericShell, Shell
 from deeph_mpi.errors import DataError
@@ -22,7 +24,7 @@ def read_basis(path: Path, elements: list[str], name: str | None = None) -> dict
     """Shells of those `elements` that a file describes, in the order of the code's orbitals.
 
     Args:
-        path: `.ion.xml`, `.pao` and `.orb` hold one element; everything else is taken for a CP2K basis-set file.
+        path: `.ion.xml`, `.ion.nc`, `.pao` and `.orb` hold one element; everything else is taken for a CP2K basis-set file.
         elements: symbols that are wanted.
         name: CP2K: of the basis set, such as DZVP-MOLOPT-SR-GTH; OpenMX: of the shells, such as s2p2d1.
 
@@ -37,6 +39,8 @@ def read_basis(path: Path, elements: list[str], name: str | None = None) -> dict
     try:
         if path.name.endswith(".ion.xml"):
             found = _siesta(path)
+        elif path.name.endswith(".ion.nc"):
+            found = _siesta_nc(path)
         elif path.suffix == ".pao":
             found = _openmx(path, name)
         elif path.suffix == ".orb":
@@ -47,7 +51,16 @@ def read_basis(path: Path, elements: list[str], name: str | None = None) -> dict
                 for symbol in elements
                 if (shells := _cp2k(path, symbol, name)) is not None
             }
-    except (ValueError, IndexError, KeyError, ET.ParseError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        ET.ParseError,
+        UnicodeDecodeError,
+    ) as error:
         raise DataError(f"cannot read '{path}' as a basis: {type(error).__name__}: {error}") from None
     return {atomic_numbers[found[0]]: found[1]} if found[0] in elements else {}
 
@@ -90,6 +103,24 @@ def _siesta(path: Path) -> tuple[str, list[Shell]]:
         shells.append(NumericShell(li, table[:, 0] * _BOHR, table[:, 1] * table[:, 0] ** li))
     if symbol not in atomic_numbers or not shells:
         raise ValueError("no symbol, or no orbitals")
+    return symbol, shells
+
+
+def _siesta_nc(path: Path) -> tuple[str, list[Shell]]:
+    """The same in netCDF: classic files through SciPy, newer ones are HDF5."""
+    if path.read_bytes()[:3] == b"CDF":
+        with netcdf_file(path, "r", mmap=False) as file:
+            symbol = file.Element.decode().strip()
+            degrees, steps, values = (np.array(file.variables[key][:]) for key in ("orbnl_l", "delta", "orb"))
+    else:
+        with h5py.File(path, "r", locking=False) as file:
+            symbol = np.atleast_1d(file.attrs["Element"])[0]
+            symbol = (symbol.decode() if isinstance(symbol, bytes) else str(symbol)).strip()
+            degrees, steps, values = (np.array(file[key]) for key in ("orbnl_l", "delta", "orb"))
+    shells: list[Shell] = []
+    for li, step, row in zip(degrees.tolist(), steps.tolist(), values.astype(np.float64), strict=True):
+        r = np.arange(len(row)) * step
+        shells.append(NumericShell(int(li), r * _BOHR, row * r**li))
     return symbol, shells
 
 
