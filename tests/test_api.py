@@ -15,6 +15,7 @@ from ase import Atoms
 import deeph_mpi
 from deeph_mpi.data.batch import Options, convert_all, plan
 from deeph_mpi.data.deeph import in_users_order, read_system, write_system
+from deeph_mpi.data.supercell import read_npz
 from deeph_mpi.errors import DataError
 from deeph_mpi.hamiltonian import Hamiltonian
 from deeph_mpi.parallel.world import World
@@ -158,3 +159,16 @@ def test_petsc_loads_every_image(tmp_path: Path) -> None:
             matrix.destroy()
         viewer.destroy()
         np.testing.assert_allclose(total, bloch(system, name, k), atol=1e-12)
+
+
+def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elements are worked on a few at a time."""
+    write_system(tmp_path / "a", random_system(8, spinful=True))
+    convert_all(World.alone(), plan("to-npz", [tmp_path / "a"], tmp_path / "b", Options()))
+    whole = read_npz(tmp_path / "b", cutoff=5.0)
+    monkeypatch.setattr("deeph_mpi.data.elements._PIECE", 37)
+    pieces = read_npz(tmp_path / "b", cutoff=5.0)
+    assert whole.hamiltonian is not None
+    assert pieces.hamiltonian is not None
+    np.testing.assert_array_equal(whole.hamiltonian.pairs, pieces.hamiltonian.pairs)
+    np.testing.assert_array_equal(whole.hamiltonian.entries, pieces.hamiltonian.entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from deeph_mpi.structure.read import check_structure
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Elements", "blocks_of", "pairs_of", "system_of"]
+
+_PIECE = 2**20  # elements
 
 
 @dataclass
@@ -46,6 +49,11 @@ class Elements:
         )
         return cls(images, rows, columns, values, np.concatenate(spins) if spins else None)
 
+    def parts(self) -> Iterator[slice]:
+        """Pieces to work on one after the other: temporaries then stay small beside the elements."""
+        for start in range(0, len(self.rows), _PIECE):
+            yield slice(start, start + _PIECE)
+
     def reordered(self, convention: str, orbital_map: OrbitalMap, numbers: np.ndarray) -> Elements:
         """The same matrix between our orbitals; `rows` and `columns` counted in the convention's order.
 
@@ -61,7 +69,9 @@ class Elements:
             theirs = first[:-1][numbers == number, None] + order
             ours[theirs] = first[:-1][numbers == number, None] + np.arange(len(order))
             sign[theirs] = signs
-        values = self.values * (sign[self.rows] * sign[self.columns])
+        values = self.values.copy()
+        for part in self.parts():
+            values[part] *= sign[self.rows[part]] * sign[self.columns[part]]
         return Elements(self.images, ours[self.rows], ours[self.columns], values, self.spins)
 
 
@@ -93,8 +103,8 @@ def system_of(
     orbitals = info.orbital_map.orbitals(structure.numbers)
     total = int(orbitals.sum())
     for elements in (overlap, hamiltonian):
-        indices = np.concatenate([elements.rows, elements.columns])
-        if len(indices) and (indices.min() < 0 or indices.max() >= total):
+        ends = (elements.rows, elements.columns)
+        if any(len(end) and (end.min() < 0 or end.max() >= total) for end in ends):
             raise DataError(f"'{name}' has matrix elements of orbitals outside 0…{total - 1}, which the shells give")
     overlap, hamiltonian = (
         elements.reordered(convention, info.orbital_map, structure.numbers) for elements in (overlap, hamiltonian)
@@ -123,10 +133,11 @@ def pairs_of(
     tables = [onsite]
     reach = max(image_reach(elements.images) for elements in matrices)
     for elements in matrices:
-        ends = np.stack([atom_of[elements.rows], atom_of[elements.columns]], axis=1)
-        table = np.concatenate([elements.images, ends], axis=1)
-        _, chosen = np.unique(pair_keys(table, len(structure), reach), return_index=True)
-        tables.append(table[chosen])
+        for part in elements.parts():
+            ends = np.stack([atom_of[elements.rows[part]], atom_of[elements.columns[part]]], axis=1)
+            table = np.concatenate([elements.images[part], ends], axis=1)
+            _, chosen = np.unique(pair_keys(table, len(structure), reach), return_index=True)
+            tables.append(table[chosen])
     pairs = np.concatenate(tables)
     if cutoff is not None:
         bonds = structure.positions[pairs[:, 4]] + pairs[:, :3] @ structure.cell - structure.positions[pairs[:, 3]]
@@ -141,13 +152,16 @@ def blocks_of(elements: Elements, pairs: np.ndarray, orbitals: np.ndarray, atom_
     blocks = sort_blocks(BlockSet.allocate(pairs, sizes, elements.values.dtype))
     reach = max(image_reach(blocks.pairs), image_reach(elements.images))
     first = np.concatenate([[0], np.cumsum(orbitals)])
-    i, j = atom_of[elements.rows], atom_of[elements.columns]
-    keys = pair_keys(np.concatenate([elements.images, i[:, None], j[:, None]], axis=1), len(orbitals), reach)
-    block = find(pair_keys(blocks.pairs, len(orbitals), reach), keys)
-    kept = block >= 0
-    rows, columns = elements.rows - first[i], elements.columns - first[j]
-    if elements.spins is not None:
-        rows, columns = rows + elements.spins[:, 0] * orbitals[i], columns + elements.spins[:, 1] * orbitals[j]
-    within = rows * sizes[j] + columns
-    blocks.entries[blocks.offsets[block[kept]] + within[kept]] = elements.values[kept]
+    present = pair_keys(blocks.pairs, len(orbitals), reach)
+    for part in elements.parts():
+        row, column = elements.rows[part], elements.columns[part]
+        i, j = atom_of[row], atom_of[column]
+        block = find(present, pair_keys(np.column_stack([elements.images[part], i, j]), len(orbitals), reach))
+        kept = block >= 0
+        row, column = row - first[i], column - first[j]
+        if elements.spins is not None:
+            row = row + elements.spins[part, 0] * orbitals[i]
+            column = column + elements.spins[part, 1] * orbitals[j]
+        within = row * sizes[j] + column
+        blocks.entries[blocks.offsets[block[kept]] + within[kept]] = elements.values[part][kept]
     return blocks
