@@ -12,7 +12,7 @@ __all__ = ["block_lanczos"]
 
 _BLOCK = 8  # vectors; on disk, where reading the factor is all that counts, twice as many
 _CAPACITY = 5  # columns kept before a restart, over those wanted
-_RANK = 1e-12  # a direction whose share of a block's S-norm squared is smaller is rounding
+_RANK = 1e-26  # a direction whose share of a block's S-norm squared is smaller is rounding
 _STEPS = 400
 
 
@@ -88,23 +88,29 @@ class _Space:
         self.size = begin + rotation.shape[1]
 
     def orthonormal_rest(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Q, S Q, C, R with block = V C + Q R and Q S-orthonormal; columns of Q that are rounding are left out."""
+        """Q, S Q, C, R with block = V C + Q R and Q S-orthonormal; columns of Q that are rounding are left out.
+
+        Done twice, the second time with columns of unit norm: near an eigenvalue a few directions are so much longer than
+        the others that these would otherwise drown in what rounding leaves of the former.
+        """
         pencil, basis = self.pencil, self.vectors[:, : self.size]
         total = np.zeros((self.size, block.shape[1]), dtype=pencil.dtype)
+        upper = np.eye(block.shape[1], dtype=pencil.dtype)
         image = pencil.multiply(pencil.s, block)
         scale = np.abs(pencil.total((block.conj() * image).sum(axis=0))).max(initial=1e-300)
-        for again in (True, False):  # twice is enough, and the second time changes S Q by rounding only
+        for threshold in (_RANK * scale, 0.25):
             overlap = pencil.total(basis.conj().T @ image)
             block = block - basis @ overlap
-            total += overlap
-            if again:
-                image = pencil.multiply(pencil.s, block)
-        gram = pencil.total(block.conj().T @ image)
-        metric, rotation = pencil.world.on_root(scipy.linalg.eigh, (gram + gram.conj().T) / 2)
-        kept = metric > _RANK * scale
-        root = np.sqrt(metric[kept])
-        change = rotation[:, kept] / root
-        return block @ change, image @ change, total, root[:, None] * rotation[:, kept].conj().T
+            total += overlap @ upper
+            image = pencil.multiply(pencil.s, block)
+            gram = pencil.total(block.conj().T @ image)
+            metric, rotation = pencil.world.on_root(scipy.linalg.eigh, (gram + gram.conj().T) / 2)
+            kept = metric > threshold
+            root = np.sqrt(metric[kept])
+            change = rotation[:, kept] / root
+            block, image = block @ change, image @ change
+            upper = (root[:, None] * rotation[:, kept].conj().T) @ upper
+        return block, image, total, upper
 
     def orthonormal(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Q and S Q of `orthonormal_rest`."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import write
 
 from deeph_mpi.results.textfile import write_text
+from deeph_mpi.structure.ase_io import write
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["write_atom_columns"]
