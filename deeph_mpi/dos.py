@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from deeph_mpi._version import __version__
 from deeph_mpi.assembly.pencil import PencilAssembler
@@ -116,7 +115,7 @@ class DosRun:
         if result is None:
             attributes |= {"version": __version__, "config": config, "ranks": self.world.size}
             attributes |= {"atoms": len(self.structure), "orbitals": self._rows.dimension}
-            attributes |= {"degeneracy": self._plan.degeneracy, "formula": _formula(self.structure)}
+            attributes |= {"degeneracy": self._plan.degeneracy, "formula": self.structure.formula}
         summary = stages.summary()
         self.world.on_root(self._write, self._counted, attributes, output, result is not None)
         log.info("\n%s", summary)
@@ -126,7 +125,7 @@ class DosRun:
         write_density(path, record, attributes, keep=keep)
         pictures: Sequence[Path] = ()
         if output.plot:
-            pictures = plot_density(record, _formula(self.structure), output.directory)
+            pictures = plot_density(record, self.structure.formula, output.directory)
         log.info("density of states: %s", record.describe())
         log.info("written: %s", ", ".join(p.name for p in [path, *pictures]))
 
@@ -160,8 +159,3 @@ def _attributes(stages: Stages) -> dict[str, object]:
     for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum"):
         attributes[f"stage_{column}"] = np.array([getattr(row, column) for row in table])
     return attributes
-
-
-def _formula(structure: Structure) -> str:
-    kinds, counts = np.unique(structure.numbers, return_counts=True)
-    return "".join(f"{chemical_symbols[z]}{n if n > 1 else ''}" for z, n in zip(kinds, counts, strict=True))

@@ -27,6 +27,7 @@ __all__ = ["check_pools", "divide_ranks", "spread_over_pools"]
 # Memory of a pool over that of the factor's elements: MUMPS's fronts and copies of the matrix. 2.1 to 2.4 were measured for
 # bilayer graphene with 1,084 to 2,524 atoms.
 _OVER_FACTOR = 2.5
+_GATHERED = 50_000  # atoms: a larger graph is not built on one rank, and its factor needs all ranks anyway
 
 
 def check_pools(solve: SolveSection, ranks: int, kpoints: int) -> None:
@@ -63,7 +64,7 @@ def divide_ranks(world: World, plan: SpectrumPlan, structure: Structure, sizes: 
     if possible[0] == 1 or plan.options.eigenvectors:
         return Pools.single(world)
     free = available_memory(world)
-    if free is None:
+    if free is None or len(structure) > _GATHERED:
         return Pools.single(world)
     doubled = not all(is_time_reversal_invariant(k) for k in plan.kpoints) or np.iscomplexobj(h.entries)
     radius = world.max(_longest(structure, h.pairs))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from deeph_mpi._version import __version__
 from deeph_mpi.assembly.pencil import PencilAssembler
@@ -244,7 +243,7 @@ def run_spectrum(
         version=__version__,
         config=config,
         ranks=world.size,
-        formula=_formula(structure.numbers),
+        formula=structure.formula,
         atoms=len(structure),
         orbitals=rows.dimension,
         nonzeros=assembler.nonzeros,
@@ -338,8 +337,3 @@ def _identity(atoms: np.ndarray, orbitals: np.ndarray) -> BlockSet:
     for n, atom in enumerate(atoms):
         blocks.block(n, orbitals)[:] = np.eye(orbitals[atom])
     return blocks
-
-
-def _formula(numbers: np.ndarray) -> str:
-    kinds, counts = np.unique(numbers, return_counts=True)
-    return "".join(f"{chemical_symbols[z]}{n if n > 1 else ''}" for z, n in zip(kinds, counts, strict=True))

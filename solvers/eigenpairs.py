@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from deeph_mpi.solvers.pencil import Pencil
 
@@ -61,22 +60,16 @@ class Eigenpairs:
         for _ in range(2):  # twice is enough
             overlap = pencil.total(old.conj().T @ s_new)
             new, s_new = new - old @ overlap, s_new - s_old @ overlap
-        metric, rotation = _eigh(pencil, pencil.total(new.conj().T @ s_new))
+        metric, rotation = pencil.eigh(pencil.total(new.conj().T @ s_new))
         independent = metric > _INDEPENDENT**2
         if not independent.any():
             return self
         space = np.concatenate([old, new @ (rotation[:, independent] / np.sqrt(metric[independent]))], axis=1)
         h_space, s_space = pencil.multiply(pencil.h, space), pencil.multiply(pencil.s, space)
         projected = [pencil.total(space.conj().T @ image) for image in (h_space, s_space)]
-        energies, ritz = _eigh(pencil, *projected)
+        energies, ritz = pencil.eigh(*projected)
         vectors, s_vectors = space @ ritz, s_space @ ritz
         difference = pencil.without_removed(h_space @ ritz - s_vectors * energies)
         squares = [pencil.total((x.real**2 + x.imag**2).sum(axis=0)) for x in (difference, s_vectors)]
         residuals = np.sqrt(squares[0] / squares[1])
         return Eigenpairs(energies, vectors, residuals).take(residuals < tolerance)
-
-
-def _eigh(pencil: Pencil, *matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Small dense Hermitian eigenproblem, solved by rank 0 so that all ranks go on with the same bits."""
-    symmetric = [(matrix + matrix.conj().T) / 2 for matrix in matrices]
-    return pencil.world.on_root(scipy.linalg.eigh, *symmetric)

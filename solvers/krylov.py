@@ -9,18 +9,9 @@ import numpy as np
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.pencil import Pencil
+from deeph_mpi.solvers.shift_invert import found_vectors, shift_inverted
 
 __all__ = ["krylov_schur"]
-
-
-class _FactorPreconditioner:
-    """PETSc's python preconditioner that applies the factor, so that SLEPc neither builds nor factors H − σS itself."""
-
-    def __init__(self, factor: ShiftedFactor) -> None:
-        self.factor = factor
-
-    def apply(self, _: Any, right: Any, left: Any) -> None:
-        self.factor.solve(right, left)
 
 
 class _Metric:
@@ -55,7 +46,6 @@ def krylov_schur(factor: ShiftedFactor, count: int, known: np.ndarray, tolerance
         (local_dimension, found), not normalised.
     """
     pencil = factor.pencil
-    _, slepc = petsc.load()
     deflation = _vectors(factor, known)
     space = int(pencil.h.getSize()[0]) - len(deflation)
     free = pencil.dimension * pencil.multiplicity - len(deflation)
@@ -63,35 +53,13 @@ def krylov_schur(factor: ShiftedFactor, count: int, known: np.ndarray, tolerance
     if count <= 0:
         _destroy(deflation)
         return np.empty((pencil.local_dimension, 0), dtype=pencil.dtype)
-    solver = slepc.EPS().create(pencil.world.comm)
     metric = pencil.s if pencil.removed is None else _regular_metric(pencil)
-    solver.setOperators(pencil.h, metric)
-    solver.setProblemType(slepc.EPS.ProblemType.GHEP)
-    solver.setType(slepc.EPS.Type.KRYLOVSCHUR)
-    solver.setWhichEigenpairs(slepc.EPS.Which.TARGET_MAGNITUDE)
-    solver.setTarget(factor.shift)
-    solver.setDimensions(count, min(space, max(2 * count, count + 24)))
-    solver.setTolerances(tolerance, 200)
-    solver.setPurify(False)  # S is regular: no null space to be cleaned away
-    transform = solver.getST()
-    transform.setType(slepc.ST.Type.SINVERT)
-    transform.setMatMode(slepc.ST.MatMode.SHELL)
-    linear = transform.getKSP()
-    linear.setType("preonly")
-    linear.getPC().setType("python")
-    linear.getPC().setPythonContext(_FactorPreconditioner(factor))
+    solver = shift_inverted(pencil, (pencil.h, metric), factor.solve, factor.shift, count, space, tolerance)
     if deflation:
         solver.setDeflationSpace(deflation)
-    vector = pencil.h.createVecRight()
     if pencil.removed is not None:
         solver.setInitialSpace(_regular_start(factor))
-    solver.solve()
-    found = np.empty((pencil.local_dimension, solver.getConverged()), dtype=pencil.dtype, order="F")
-    for n in range(found.shape[1]):
-        solver.getEigenvector(n, vector)
-        found[:, n] = pencil.unpack(vector)
-    vector.destroy()
-    solver.destroy()
+    found = found_vectors(pencil, solver)
     if metric is not pencil.s:
         metric.destroy()
     _destroy(deflation)

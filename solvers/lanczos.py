@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.pencil import Pencil
@@ -52,7 +51,7 @@ def block_lanczos(factor: ShiftedFactor, count: int, known: np.ndarray, toleranc
         grown[:, size - block.shape[1] :] = column
         grown[size - block.shape[1] :, :] = column.conj().T
         projected = (grown + grown.conj().T) / 2
-        values, ritz = pencil.world.on_root(scipy.linalg.eigh, projected)
+        values, ritz = pencil.eigh(projected)
         order = np.argsort(-np.abs(values), kind="stable")
         errors = np.linalg.norm(residual @ ritz[size - block.shape[1] :], axis=0)
         converged = errors <= tolerance * np.abs(values)
@@ -104,7 +103,7 @@ class _Space:
             total += overlap @ upper
             image = pencil.multiply(pencil.s, block)
             gram = pencil.total(block.conj().T @ image)
-            metric, rotation = pencil.world.on_root(scipy.linalg.eigh, (gram + gram.conj().T) / 2)
+            metric, rotation = pencil.eigh(gram)
             kept = metric > threshold
             root = np.sqrt(metric[kept])
             change = rotation[:, kept] / root

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
@@ -123,6 +124,14 @@ class Pencil:
         total = np.empty_like(local)
         self.world.comm.Allreduce(local, total)
         return total
+
+    def eigh(self, *matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenpairs of a small dense Hermitian A, or of A and B, the same on all ranks. Collective.
+
+        Rank 0 solves, so that all ranks go on with the same bits.
+        """
+        symmetric = [(matrix + matrix.conj().T) / 2 for matrix in matrices]
+        return self.world.on_root(scipy.linalg.eigh, *symmetric)
 
     def without_removed(self, x: np.ndarray) -> np.ndarray:
         """Columns x (local_dimension, m) less their part among the `removed`. Collective."""

@@ -51,7 +51,7 @@ def nearest_states(factor: ShiftedFactor, target: float, count: int, shift: floa
         if len(pairs) < count:
             if progress:
                 continue
-            raise SolverError(f"Krylov-Schur found only {len(pairs)} of the {count} states near {target:.4f} eV")
+            raise SolverError(f"only {len(pairs)} of the {count} states near {target:.4f} eV were found")
         ends = _ends_in_gaps(pairs.energies, shift, target, count)
         if ends is None:
             if not progress:

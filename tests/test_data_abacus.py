@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.linalg import eigh
 
 from deeph_mpi.data.abacus import read_abacus
@@ -25,13 +24,7 @@ needs_shared = pytest.mark.skipif(not MOS2.is_dir(), reason="needs the shared fi
 KPOINTS = ([0.0, 0, 0], [0.25, 0, 0], [0.5, 0, 0])
 
 
-@pytest.fixture(autouse=True)
-def in_double() -> Iterator[None]:
-    """e3nn's matrices in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("in_double")
 
 
 @pytest.fixture(scope="module")

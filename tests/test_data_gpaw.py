@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from scipy.linalg import eigh
 
@@ -17,13 +14,7 @@ from tests.test_data_legacy import off_diagonal
 gpaw = pytest.importorskip("gpaw")
 
 
-@pytest.fixture(autouse=True)
-def in_double() -> Iterator[None]:
-    """e3nn's matrices in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("in_double")
 
 
 def test_dimer() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.linalg import block_diag, eigh
 
 from deeph_mpi.data.openmx import HARTREE, read_openmx
@@ -21,13 +20,7 @@ from tests.test_data_siesta import bloch_spinor
 FILES = DATA / "openmx"
 
 
-@pytest.fixture(autouse=True)
-def in_double() -> Iterator[None]:
-    """e3nn's matrices in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("in_double")
 
 
 def unpacked(name: str, folder: Path) -> Path:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy.linalg import eigh
 
 from deeph_mpi.data.deeph import read_system, write_system
@@ -23,13 +21,7 @@ pyscf = pytest.importorskip("pyscf")
 HARTREE = 27.211386245988
 
 
-@pytest.fixture(autouse=True)
-def in_double() -> Iterator[None]:
-    """e3nn's matrices in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("in_double")
 
 
 def ammonia(**options: Any) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.linalg import eigh, eigvalsh
 
 from deeph_mpi.data.deeph import DeephSystem, in_users_order, read_system, write_system
@@ -24,13 +22,7 @@ SI = SHARED / "fixtures" / "siesta_Si"
 needs_shared = pytest.mark.skipif(not SI.is_dir(), reason="needs the shared fixtures")
 
 
-@pytest.fixture(autouse=True)
-def in_double() -> Iterator[None]:
-    """e3nn's matrices in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("in_double")
 
 
 @pytest.fixture(scope="module")

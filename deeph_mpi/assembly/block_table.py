@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeph_mpi.assembly.lattice_sum import LatticeSum, is_time_reversal_invariant
+from deeph_mpi.assembly.lattice_sum import LatticeSum, is_time_reversal_invariant, real_form
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.parallel.world import World
@@ -62,7 +62,7 @@ class BlockTable:
         values: list[np.ndarray] = []
         for n, (chosen, block) in enumerate(parts):
             kind[chosen], place[chosen] = n, np.arange(len(chosen))
-            values.append(np.ascontiguousarray(block if real else _real_form(block), dtype=dtype))
+            values.append(np.ascontiguousarray(block if real else real_form(block), dtype=dtype))
         return cls(sizes if real else 2 * sizes, keys, kind, place, values)
 
     @property
@@ -104,7 +104,8 @@ class BlockTable:
             columns: the atoms j needed.
         """
         owners = rows.partition.owner[wanted]
-        asked = world.comm.alltoall([(wanted[owners == rank], columns) for rank in range(world.size)])
+        wishes = [wanted[owners == rank] for rank in range(world.size)]
+        asked = world.comm.alltoall([(rows_of, columns if len(rows_of) else columns[:0]) for rows_of in wishes])
         received = world.comm.alltoall([self._restricted(*request) for request in asked])
         return self._merged([part for part in received if len(part.keys)])
 
@@ -133,13 +134,3 @@ class BlockTable:
         return BlockTable(
             self.sizes, together[order], np.concatenate(kind)[order], np.concatenate(place)[order], values
         )
-
-
-def _real_form(values: np.ndarray) -> np.ndarray:
-    """Complex blocks (m, r, c) as real ones (m, 2r, 2c)."""
-    m, r, c = values.shape
-    result = np.empty((m, 2, r, 2, c))
-    result[:, 0, :, 0] = result[:, 1, :, 1] = values.real
-    result[:, 1, :, 0] = values.imag
-    result[:, 0, :, 1] = -values.imag
-    return result.reshape(m, 2 * r, 2 * c)

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
 
-__all__ = ["LatticeSum", "is_time_reversal_invariant"]
+__all__ = ["LatticeSum", "is_time_reversal_invariant", "real_form"]
 
 _CHUNK = 2**14  # blocks gathered at a time
 
@@ -175,3 +175,14 @@ def _hermitian(shape: _Shape, values: np.ndarray) -> np.ndarray:
     if len(onsite):
         values[shape.onsite] = (onsite + onsite.conj().transpose(0, 2, 1)) / 2
     return values
+
+
+def real_form(values: np.ndarray) -> np.ndarray:
+    """Complex blocks (m, r, c) as real ones [[Re, −Im], [Im, Re]], (m, 2r, 2c), each by columns."""
+    m, r, c = values.shape
+    result = np.empty((m, 2, c, 2, r))
+    by_columns = values.transpose(0, 2, 1)
+    result[:, 0, :, 0] = result[:, 1, :, 1] = by_columns.real
+    result[:, 0, :, 1] = by_columns.imag
+    np.negative(by_columns.imag, out=result[:, 1, :, 0])
+    return result.reshape(m, 2 * c, 2 * r).transpose(0, 2, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deeph_mpi.assembly.hermiticity import require_hermitian
-from deeph_mpi.assembly.lattice_sum import LatticeSum, is_time_reversal_invariant
+from deeph_mpi.assembly.lattice_sum import LatticeSum, is_time_reversal_invariant, real_form
 from deeph_mpi.assembly.matrices import AllScalars, Layout, UpperBlocks, UpperScalars
 from deeph_mpi.assembly.pattern import BlockPattern
 from deeph_mpi.assembly.rows import RowMap
@@ -96,7 +96,7 @@ class PencilAssembler:
         pencil = former if former is not None and former.multiplicity == factor else self._empty(layout, factor)
         for matrix, lattice_sum in ((pencil.h, self._h), (pencil.s, self._s)):
             sums = lattice_sum.real(k) if real else lattice_sum.complex(k)
-            layout.fill(matrix, ((n, _doubled(x)) for n, x in sums) if factor == 2 else sums)
+            layout.fill(matrix, ((n, real_form(x)) for n, x in sums) if factor == 2 else sums)
             del sums
         return pencil
 
@@ -192,14 +192,3 @@ class PencilAssembler:
                 f"{self.world.rank} exceeds PETSc's {limit.bit_length() + 1}-bit integers: use more ranks, "
                 "or a PETSc built with --with-64-bit-indices"
             )
-
-
-def _doubled(values: np.ndarray) -> np.ndarray:
-    """Complex blocks (m, r, c) as real ones [[Re, −Im], [Im, Re]], (m, 2r, 2c), each by columns."""
-    m, r, c = values.shape
-    result = np.empty((m, 2, c, 2, r))
-    by_columns = values.transpose(0, 2, 1)
-    result[:, 0, :, 0] = result[:, 1, :, 1] = by_columns.real
-    result[:, 0, :, 1] = by_columns.imag
-    np.negative(by_columns.imag, out=result[:, 1, :, 0])
-    return result.reshape(m, 2 * c, 2 * r).transpose(0, 2, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import chemical_symbols
 
 __all__ = ["Structure", "element_order"]
 
@@ -27,6 +28,12 @@ class Structure:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def formula(self) -> str:
+        """Elements by atomic number, with their counts: C8N2."""
+        kinds, counts = np.unique(self.numbers, return_counts=True)
+        return "".join(f"{chemical_symbols[z]}{n if n > 1 else ''}" for z, n in zip(kinds, counts, strict=True))
 
 
 def element_order(numbers: np.ndarray) -> np.ndarray:
