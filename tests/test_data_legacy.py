@@ -27,6 +27,9 @@ LEGACY = SHARED / "fixtures" / "legacy_MoTe2"
 ABACUS = SHARED / "fixtures" / "abacus_MoS2"
 
 
+pytestmark = pytest.mark.usefixtures("in_double")
+
+
 def rotations_onto_z(vectors: np.ndarray) -> np.ndarray:
     """(n, 3, 3) rotations that take each vector onto the z axis."""
     z = vectors / np.linalg.norm(vectors, axis=1)[:, None]
@@ -55,15 +58,6 @@ def off_diagonal(structure: Structure, orbital_map: OrbitalMap, overlap: BlockSe
         m_left, m_right = (np.concatenate([np.arange(-li, li + 1) for li in ls]) for ls in shells)
         worst = max(worst, np.abs(turned[m_left[:, None] != m_right]).max(initial=0))
     return worst
-
-
-@pytest.fixture(autouse=True)
-def in_double() -> object:
-    """e3nn's matrices in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 # What OpenMX's manual calls its orbitals, up to positive factors.
