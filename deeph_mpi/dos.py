@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import DosSection, OutputSection, SolveSection
 from deeph_mpi.densities import DosPlan, DosTables, count_levels, run_dos
 from deeph_mpi.errors import ConfigError
-from deeph_mpi.parallel.stages import Stages
+from deeph_mpi.parallel.stages import Stages, table_of_stages
 from deeph_mpi.parallel.world import World
 from deeph_mpi.results.density import DensityRecord, write_density
 from deeph_mpi.results.density_plot import plot_density
 from deeph_mpi.results.kpath import mesh_points
+from deeph_mpi.results.stages import stage_attributes
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.backends import FactorOptions
 from deeph_mpi.solvers.spectrum import Spectrum
@@ -111,14 +111,14 @@ class DosRun:
         if self._counted is None and self._tables is not None:
             with stages("dos"):
                 self._counted = run_dos(self._tables, self._plan, fermi)
-        attributes = _attributes(stages)
+        table = stages.table()
+        attributes = stage_attributes(table)
         if result is None:
             attributes |= {"version": __version__, "config": config, "ranks": self.world.size}
             attributes |= {"atoms": len(self.structure), "orbitals": self._rows.dimension}
             attributes |= {"degeneracy": self._plan.degeneracy, "formula": self.structure.formula}
-        summary = stages.summary()
         self.world.on_root(self._write, self._counted, attributes, output, result is not None)
-        log.info("\n%s", summary)
+        log.info("\n%s", "\n".join(table_of_stages(table, self.world.size)))
 
     def _write(self, record: DensityRecord, attributes: dict[str, object], output: OutputSection, keep: bool) -> None:
         path = output.directory / "results.h5"
@@ -150,12 +150,3 @@ def _plan(dos: DosSection, solve: SolveSection, atoms: int, spinful: bool, guess
         kpoints = np.array(solve.kpoints, dtype=np.float64)
         weights = np.full(len(kpoints), 1 / len(kpoints))
     return DosPlan(dos, kpoints, weights, 1 if spinful else 2, center)
-
-
-def _attributes(stages: Stages) -> dict[str, object]:
-    """The table of stages as results.h5 holds it. Collective."""
-    table = stages.table()
-    attributes: dict[str, object] = {"stages": json.dumps([row.name for row in table])}
-    for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum"):
-        attributes[f"stage_{column}"] = np.array([getattr(row, column) for row in table])
-    return attributes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deeph_mpi.errors import ConfigError, DataError
-from deeph_mpi.parallel import StageRow, World
+from deeph_mpi.parallel import Spread, StageRow, World
 from deeph_mpi.results.dos import density_of_states
 from deeph_mpi.results.kpath import mesh_points, read_kpath
 from deeph_mpi.results.plot import plot_spectrum
@@ -24,7 +24,7 @@ CELL = np.array([[2.5, 0.0, 0.0], [-1.25, 1.25 * 3**0.5, 0.0], [0.0, 0.0, 20.0]]
 
 
 def run_record() -> RunRecord:
-    stages = [StageRow("solve", 3.0, 2.5, 2 * 10**9, 3 * 10**9)]
+    stages = [StageRow("solve", Spread(3.0, 2.5, 2.0), Spread(2e9, 1.5e9, 1e9), Spread(5e6, 4e6, 3e6))]
     return RunRecord("0.1", '{"solve": {}}', 2, "BN", 2, 26, 676, 8.0, 2, 300.0, stages)
 
 
@@ -101,6 +101,24 @@ def test_results_come_back(tmp_path: Path) -> None:
         assert file["spectrum"].attrs["fermi_energy_eV"] == 0.75
         assert file["spectrum/verified"].dtype == bool
         np.testing.assert_array_equal(file.attrs["stage_seconds_max"], [3.0])
+        np.testing.assert_array_equal(file.attrs["stage_sent_min"], [3e6])
+
+
+def test_results_of_the_first_version_are_read(tmp_path: Path) -> None:
+    """Its stages had no minima and no bytes sent, and the sum of the memory."""
+    path = tmp_path / "results.h5"
+    write_results(World.alone(), path, run_record(), two_bands())
+    with h5py.File(path, "r+") as file:
+        for name in [name for name in file.attrs if name.startswith("stage_")]:
+            del file.attrs[name]
+        for name, value in (("seconds_max", 3.0), ("seconds_mean", 2.5), ("memory_max", 2e9), ("memory_sum", 3e9)):
+            file.attrs[f"stage_{name}"] = np.array([value])
+    run, _ = read_results(path)
+    assert run.stages[0].seconds[:2] == (3.0, 2.5)
+    assert run.stages[0].memory[:2] == (2e9, 1.5e9)
+    assert np.isnan([run.stages[0].seconds.min, *run.stages[0].sent]).all()
+    plot = deeph_mpi(1, "plot", str(tmp_path))
+    assert plot.returncode == 0, plot.stdout
 
 
 def test_not_a_results_file(tmp_path: Path) -> None:

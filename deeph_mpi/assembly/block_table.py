@@ -10,6 +10,7 @@ import numpy as np
 from deeph_mpi.assembly.lattice_sum import LatticeSum, is_time_reversal_invariant, real_form
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.parallel.traffic import count_sent
 from deeph_mpi.parallel.world import World
 
 __all__ = ["BlockTable", "has_real_matrices"]
@@ -106,7 +107,10 @@ class BlockTable:
         owners = rows.partition.owner[wanted]
         wishes = [wanted[owners == rank] for rank in range(world.size)]
         asked = world.comm.alltoall([(rows_of, columns if len(rows_of) else columns[:0]) for rows_of in wishes])
-        received = world.comm.alltoall([self._restricted(*request) for request in asked])
+        answers = [self._restricted(*request) for request in asked]
+        others = [answer for rank, answer in enumerate(answers) if rank != world.rank]
+        count_sent(sum(array.nbytes for one in others for array in (one.keys, one.kind, one.place, *one.values)))
+        received = world.comm.alltoall(answers)
         return self._merged([part for part in received if len(part.keys)])
 
     def _restricted(self, row_atoms: np.ndarray, columns: np.ndarray) -> BlockTable:

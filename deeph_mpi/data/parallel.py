@@ -14,6 +14,7 @@ from deeph_mpi.data.hermitian import average_pairs, check_sorted, image_reach, m
 from deeph_mpi.data.ragged import by_shape, find, gather_entries, pair_keys, reversed_pairs, sort_blocks, spread
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel import World
+from deeph_mpi.parallel.traffic import count_sent
 
 __all__ = ["read_rows"]
 
@@ -87,6 +88,7 @@ def _exchange(world: World, values: np.ndarray, counts: np.ndarray, arriving: np
     """Alltoallv of a flat array whose parts for ranks 0, 1, … (`counts` each) follow one another. Collective."""
     received = np.empty(int(arriving.sum()), dtype=values.dtype)
     displacements = [np.concatenate([[0], np.cumsum(part)[:-1]]) for part in (counts, arriving)]
+    count_sent((int(counts.sum()) - int(counts[world.rank])) * values.itemsize)
     world.comm.Alltoallv([values, (counts, displacements[0])], [received, (arriving, displacements[1])])
     return received
 

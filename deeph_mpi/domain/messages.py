@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeph_mpi.parallel.traffic import count_sent
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -35,8 +37,12 @@ def post_messages(
     requests = []
     for rank, array in receives:
         requests += [comm.Irecv([piece, MPI.BYTE], source=rank, tag=tag) for piece in _pieces(array)]
+    own = comm.Get_rank()
     for rank, array in sends:
-        requests += [comm.Isend([piece, MPI.BYTE], dest=rank, tag=tag) for piece in _pieces(array)]
+        pieces = _pieces(array)
+        requests += [comm.Isend([piece, MPI.BYTE], dest=rank, tag=tag) for piece in pieces]
+        if rank != own:
+            count_sent(sum(map(len, pieces)))
     return requests
 
 

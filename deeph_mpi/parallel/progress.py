@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
+from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.logs import on_terminal
 from deeph_mpi.parallel.world import World
 
@@ -19,48 +19,80 @@ FIRST_LINE_S = 10.0
 LONGEST_PAUSE_S = 300.0
 
 
-class Progress(Protocol):
-    """What a loop reports to."""
+class Progress:
+    """What a loop reports to.
+
+    Attributes:
+        label: of the loop.
+        total: its steps.
+        done: steps done so far.
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0) -> None:
+        self.label, self.total, self.done = label, total, done
+        self._before, self._start = done, time.monotonic()
+        self.show: Callable[[int, str], None] | None = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the loop began here."""
+        return time.monotonic() - self._start
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the other steps will take at the pace of those done here; None before the first of them."""
+        done = self.done - self._before
+        return self.spent / done * (self.total - self.done) if done else None
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more steps done; `note` (a loss, a k-point) is shown beside the count."""
-
-
-class _Silent:
-    def advance(self, n: int = 1, note: str = "") -> None:
-        pass
+        self.done += n
+        emit(
+            "progress",
+            label=self.label,
+            done=self.done,
+            total=self.total,
+            seconds=self.spent,
+            left=self.left,
+            note=note,
+        )
+        if self.show is not None:
+            self.show(n, note)
 
 
 class _Lines:
     """Lines in a log: the first after 10 s, then at pauses that grow by half, so that a long job stays readable."""
 
-    def __init__(self, label: str, total: int) -> None:
-        self.label, self.total, self.done = label, total, 0
-        self.start = self.last = time.monotonic()
+    def __init__(self, loop: Progress) -> None:
+        self.loop = loop
+        self.last = time.monotonic()
         self.pause = FIRST_LINE_S
 
-    def advance(self, n: int = 1, note: str = "") -> None:
-        self.done += n
-        now = time.monotonic()
+    def __call__(self, n: int, note: str) -> None:
+        now, loop = time.monotonic(), self.loop
         if now - self.last < self.pause:
             return
         self.last, self.pause = now, min(1.5 * self.pause, LONGEST_PAUSE_S)
-        spent = now - self.start
-        left = spent / max(self.done, 1) * (self.total - self.done)
+        left = "" if loop.left is None else f", {_clock(loop.left)} left"
         tail = f", {note}" if note else ""
-        log.info("%s %d/%d, %s, %s left%s", self.label, self.done, self.total, _clock(spent), _clock(left), tail)
+        log.info("%s %d/%d, %s%s%s", loop.label, loop.done, loop.total, _clock(loop.spent), left, tail)
 
 
 @contextmanager
-def progress(world: World, label: str, total: int) -> Iterator[Progress]:
+def progress(world: World, label: str, total: int, done: int = 0) -> Iterator[Progress]:
     """Report progress over `total` steps of a loop: `with progress(world, "epochs", 200) as bar: … bar.advance()`.
 
-    Not collective: only rank 0 shows anything.
+    Not collective: only rank 0 shows anything; every rank tells its listeners (`deeph_mpi.parallel.events`).
+
+    Args:
+        done: steps that an earlier run has done; the time left does not count them as done in this one's.
     """
-    if not world.is_root:
-        yield _Silent()
+    loop = Progress(label, total, done)
+    if not (world.is_root and log.isEnabledFor(logging.INFO)):
+        yield loop
     elif not on_terminal():
-        yield _Lines(label, total)
+        loop.show = _Lines(loop)
+        yield loop
     else:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -75,13 +107,9 @@ def progress(world: World, label: str, total: int) -> Iterator[Progress]:
             TextColumn("{task.fields[note]}"),
         )
         with Bars(*columns, console=Console(), transient=True) as bars:
-            task = bars.add_task(label, total=total, note="")
-
-            class _Bar:
-                def advance(self, n: int = 1, note: str = "") -> None:
-                    bars.update(task, advance=n, note=note)
-
-            yield _Bar()
+            task = bars.add_task(label, total=total, completed=done, note="")
+            loop.show = lambda n, note: bars.update(task, advance=n, note=note)
+            yield loop
 
 
 def _clock(seconds: float) -> str:

@@ -1,16 +1,35 @@
-"""Where the time and the memory of a run went."""
+"""Where the time, the memory and the messages of a run went."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.memory import peak_memory, reset_peak_memory
+from deeph_mpi.parallel.traffic import bytes_sent
 from deeph_mpi.parallel.world import World
 
-__all__ = ["StageRow", "Stages"]
+__all__ = ["Spread", "StageRow", "Stages", "table_of_stages"]
+
+log = logging.getLogger(__name__)
+
+
+class Spread(NamedTuple):
+    """A number of every rank: the largest, the mean, the smallest. NaN where it was not kept."""
+
+    max: float
+    mean: float
+    min: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of the values of all ranks."""
+        return cls(max(values), sum(values) / len(values), min(values))
 
 
 @dataclass(frozen=True)
@@ -19,47 +38,53 @@ class StageRow:
 
     Attributes:
         name: of the stage.
-        seconds_max: wall-clock time on the rank that needed longest.
-        seconds_mean: mean over ranks; what it falls short of `seconds_max` was spent waiting.
-        memory_max: largest resident memory of a rank during the stage, bytes.
-        memory_sum: the same, summed over ranks, bytes.
+        seconds: wall-clock time; what the mean falls short of the largest was spent waiting.
+        memory: largest resident memory during the stage, bytes.
+        sent: bytes sent to other ranks, as `deeph_mpi.parallel.traffic` counts them.
     """
 
     name: str
-    seconds_max: float
-    seconds_mean: float
-    memory_max: int
-    memory_sum: int
+    seconds: Spread
+    memory: Spread
+    sent: Spread
 
 
 class Stages:
-    """Accumulates the seconds and the peak memory of named stages: `with stages("partition"): …`.
+    """Accumulates the seconds, the peak memory and the bytes sent of named stages: `with stages("partition"): …`.
 
     Entering and leaving a stage is not collective. Stages may be nested (an outer one includes its inner ones) and
-    repeated (seconds add up).
+    repeated (seconds and bytes add up).
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self._seconds: dict[str, float] = {}
         self._memory: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
         self._open: list[str] = []
-        self._start = time.perf_counter()
+        self._start, self._sent_before = time.perf_counter(), bytes_sent()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Count what happens inside to stage `name`."""
         self._note_memory()
         self._open.append(name)
-        self._seconds.setdefault(name, 0.0)
-        self._memory.setdefault(name, 0)
-        start = time.perf_counter()
+        for table in (self._seconds, self._memory, self._sent):
+            table.setdefault(name, 0)
+        log.debug("%s: begins", name)
+        emit("stage_begin", stage=name)
+        start, sent = time.perf_counter(), bytes_sent()
         try:
             yield
         finally:
-            self._seconds[name] += time.perf_counter() - start
+            seconds, sent = time.perf_counter() - start, bytes_sent() - sent
+            self._seconds[name] += seconds
+            self._sent[name] += sent
             self._note_memory()
             self._open.pop()
+            memory = self._memory[name]
+            emit("stage_end", stage=name, seconds=seconds, memory=memory, sent=sent)
+            log.debug("%s: %.2f s, %.3f GB, %.3f MB sent", name, seconds, memory / 1e9, sent / 1e6)
 
     def _note_memory(self) -> None:
         """Give the peak since the last note to all open stages, and start a new one."""
@@ -70,25 +95,37 @@ class Stages:
 
     def table(self) -> list[StageRow]:
         """All stages in the order of rank 0, then those of others, and the total since construction. Collective."""
-        own = {name: (self._seconds[name], self._memory[name]) for name in self._seconds}
-        total = (time.perf_counter() - self._start, max([peak_memory(), *self._memory.values()]))
-        ranks = self.world.comm.allgather({**own, "total": total})
+        own = {name: (self._seconds[name], self._memory[name], self._sent[name]) for name in self._seconds}
+        memory = max([peak_memory(), *self._memory.values()])
+        own["total"] = time.perf_counter() - self._start, memory, bytes_sent() - self._sent_before
+        ranks = self.world.comm.allgather(own)
         names = [name for name in dict.fromkeys(name for rank in ranks for name in rank) if name != "total"]
         rows = []
         for name in [*names, "total"]:
-            seconds = [rank.get(name, (0.0, 0))[0] for rank in ranks]
-            memory = [rank.get(name, (0.0, 0))[1] for rank in ranks]
-            rows.append(StageRow(name, max(seconds), sum(seconds) / len(seconds), max(memory), sum(memory)))
+            seconds, peaks, sent = zip(*(rank.get(name, (0.0, 0, 0)) for rank in ranks), strict=True)
+            rows.append(StageRow(name, Spread.of(seconds), Spread.of(peaks), Spread.of(sent)))
+        if self.world.is_root:
+            emit("stages", rows=rows)
         return rows
 
     def summary(self) -> str:
         """The table as text. Collective."""
-        rows = self.table()
-        width = max(len("stage"), *(len(row.name) for row in rows))
-        lines = [f"{'stage':<{width}}  seconds (max)  (mean)   memory of a rank   of all"]
-        for row in rows:
-            lines.append(
-                f"{row.name:<{width}}  {row.seconds_max:13.2f}  {row.seconds_mean:6.2f}   "
-                f"{row.memory_max / 1e9:13.3f} GB  {row.memory_sum / 1e9:5.2f} GB"
-            )
-        return "\n".join(lines)
+        return "\n".join(table_of_stages(self.table(), self.world.size))
+
+
+def table_of_stages(rows: Sequence[StageRow], ranks: int) -> list[str]:
+    """The table as lines of text; of one rank without means, extremes and messages."""
+    width = max(len("stage"), *(len(row.name) for row in rows))
+    if ranks == 1:
+        lines = [f"{'stage':<{width}}  seconds  memory (GB)"]
+        return lines + [f"{r.name:<{width}}{r.seconds.max:9.2f}{r.memory.max / 1e9:13.3f}" for r in rows]
+    titles = ("seconds", "memory of a rank (GB)", "sent by a rank (MB)")
+    lines = [f"{'':<{width}}" + "".join(f"   {title:<27}" for title in titles).rstrip()]
+    lines.append(f"{'stage':<{width}}" + f"   {'max':>9}{'mean':>9}{'min':>9}" * 3)
+    for row in rows:
+        text = f"{row.name:<{width}}"
+        for spread, unit, digits in ((row.seconds, 1.0, 2), (row.memory, 1e9, 3), (row.sent, 1e6, 3)):
+            text += "   " + "".join(f"{value / unit:9.{digits}f}" for value in spread)
+        lines.append(text)
+    lines.append("(sent: what deeph-mpi itself exchanges; the messages of PETSc, SLEPc and MUMPS are not in it)")
+    return lines

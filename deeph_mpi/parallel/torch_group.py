@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deeph_mpi.parallel.traffic import count_sent
 from deeph_mpi.parallel.world import World
 
 __all__ = ["gather_over_ranks", "sum_over_ranks", "torch_group"]
@@ -49,6 +50,7 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
     if not dist.is_initialized():
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
+    count_sent(flat.numel() * flat.element_size())
     dist.all_reduce(flat)
     parts = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(list(tensors), [part.view_as(to) for part, to in zip(parts, tensors, strict=True)])
@@ -60,5 +62,6 @@ def gather_over_ranks(own: Tensor, counts: Sequence[int]) -> list[Tensor]:
         return [own]
     longest = max(counts)  # all must send the same number
     gathered = own.new_empty(len(counts) * longest)
+    count_sent(longest * own.element_size())
     dist.all_gather_into_tensor(gathered, torch.cat([own, own.new_zeros(longest - len(own))]))
     return [row[:count] for row, count in zip(gathered.split(longest), counts, strict=True)]

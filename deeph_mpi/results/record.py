@@ -25,7 +25,7 @@ class RunRecord:
         electrons: of the cell, NaN when unknown.
         degeneracy: electrons per level, 2 or 1.
         temperature: K, of the occupations.
-        stages: seconds and memory of every stage so far.
+        stages: seconds, memory and bytes sent of every stage so far.
     """
 
     version: str

@@ -15,10 +15,11 @@ import numpy as np
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.shells import ShellTable
 from deeph_mpi.errors import DataError
-from deeph_mpi.parallel.stages import StageRow
+from deeph_mpi.parallel.traffic import count_sent
 from deeph_mpi.parallel.world import World
 from deeph_mpi.results.dos import density_of_states
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
+from deeph_mpi.results.stages import read_stages, stage_attributes
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["read_results", "write_results"]
@@ -108,9 +109,7 @@ def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord, structur
     with h5py.File(path, "w") as file:
         for name in (field.name for field in dataclasses.fields(run) if field.name != "stages"):
             file.attrs[name] = getattr(run, name)
-        file.attrs["stages"] = json.dumps([row.name for row in run.stages])
-        for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum"):
-            file.attrs[f"stage_{column}"] = np.array([getattr(row, column) for row in run.stages])
+        file.attrs.update(stage_attributes(run.stages))
         group = file.create_group("spectrum")
         for name in _TABLES:
             group[_dataset(name)] = getattr(spectrum, name)
@@ -138,17 +137,12 @@ def _write_arrays(path: Path, group: str, arrays: Structure | ShellTable) -> Non
 
 
 def _read_run(file: h5py.File) -> RunRecord:
-    columns = [file.attrs[f"stage_{column}"] for column in ("seconds_max", "seconds_mean", "memory_max", "memory_sum")]
-    stages = [
-        StageRow(name, float(longest), float(mean), int(memory), int(total))
-        for name, longest, mean, memory, total in zip(json.loads(file.attrs["stages"]), *columns, strict=True)
-    ]
     counts: dict[str, Any] = {
         name: int(file.attrs[name]) for name in ("ranks", "atoms", "orbitals", "nonzeros", "degeneracy")
     }
     texts: dict[str, Any] = {name: str(file.attrs[name]) for name in ("version", "config", "formula")}
     reals: dict[str, Any] = {name: float(file.attrs[name]) for name in ("electrons", "temperature")}
-    return RunRecord(**texts, **counts, **reals, stages=stages)
+    return RunRecord(**texts, **counts, **reals, stages=read_stages(file.attrs, counts["ranks"]))
 
 
 def _write_states(
@@ -165,6 +159,8 @@ def _write_states(
                 places = np.argsort(np.concatenate([rows.atom_order(rank) for rank in range(world.size)]))
         for k, local in enumerate(vectors):
             for n in range(local.shape[1]):
+                if not world.is_root:
+                    count_sent(len(local) * dtype.itemsize)
                 world.comm.Gatherv(np.ascontiguousarray(local[:, n], dtype), (state, counts))
                 with world.together():
                     if world.is_root:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeph_mpi.parallel.stages import StageRow
+from deeph_mpi.parallel.stages import table_of_stages
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.solvers.fermi import occupations
 
@@ -28,7 +28,7 @@ def summarize(run: RunRecord, spectrum: SpectrumRecord) -> str:
     lines.append("")
     lines += _table(run, spectrum)
     lines.append("")
-    lines += _stages(run.stages)
+    lines += table_of_stages(run.stages, run.ranks)
     return "\n".join(lines) + "\n"
 
 
@@ -76,14 +76,4 @@ def _table(run: RunRecord, spectrum: SpectrumRecord) -> list[str]:
             lines.append(f"  {index:>7}  {levels[m]:12.6f}  {relative}   {spectrum.residuals[n, m]:11.1e}")
     if points > _TABLES:
         lines.append(f"(the other {points - 1} k-points are in results.h5)")
-    return lines
-
-
-def _stages(stages: list[StageRow]) -> list[str]:
-    lines = [f"{'stage':<16}{'seconds':>10}{'mean':>10}{'GB/rank':>10}{'GB total':>10}"]
-    for row in stages:
-        lines.append(
-            f"{row.name:<16}{row.seconds_max:10.2f}{row.seconds_mean:10.2f}"
-            f"{row.memory_max / 1e9:10.3f}{row.memory_sum / 1e9:10.3f}"
-        )
     return lines

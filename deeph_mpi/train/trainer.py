@@ -101,8 +101,7 @@ class Trainer:
                 self.history.start()
                 self.restart.unlink(missing_ok=True)  # of a run that is not to be continued
         begin = time.monotonic() - self.seconds
-        with progress(self.world, "epoch", self.epochs) as bar:
-            bar.advance(self.epoch)
+        with progress(self.world, "epoch", self.epochs, done=self.epoch) as bar:
             while not self._finished():
                 loss = self._train_epoch()
                 self.epoch += 1

@@ -11,6 +11,7 @@ import pytest
 
 from deeph_mpi.errors import ConfigError, DataError, DeephError
 from deeph_mpi.parallel import Stages, World, progress
+from deeph_mpi.parallel.events import listening
 from deeph_mpi.parallel.threads import threads_per_rank
 from deeph_mpi.parallel.world import rank_from_environment
 
@@ -74,13 +75,13 @@ def test_stages_report_the_slowest_rank_the_mean_and_the_memory(world: World) ->
             time.sleep(0.05 * (world.rank + 1))
     rows = {row.name: row for row in stages.table()}
     assert list(rows) == ["memory", "inner", "sleep", "total"]
-    assert rows["sleep"].seconds_max >= 0.1 * world.size
-    assert rows["sleep"].seconds_mean >= 0.05 * (world.size + 1)
-    assert rows["sleep"].seconds_mean <= rows["sleep"].seconds_max
-    assert rows["total"].seconds_max >= rows["sleep"].seconds_max
-    assert rows["inner"].memory_max >= size
-    assert rows["memory"].memory_max >= rows["inner"].memory_max
-    assert rows["sleep"].memory_max < rows["inner"].memory_max  # the peak is that of the stage, not of the run so far
+    assert rows["sleep"].seconds.max >= 0.1 * world.size
+    assert rows["sleep"].seconds.mean >= 0.05 * (world.size + 1)
+    assert rows["sleep"].seconds.mean <= rows["sleep"].seconds.max
+    assert rows["total"].seconds.max >= rows["sleep"].seconds.max
+    assert rows["inner"].memory.max >= size
+    assert rows["memory"].memory.max >= rows["inner"].memory.max
+    assert rows["sleep"].memory.max < rows["inner"].memory.max  # the peak is that of the stage, not of the run so far
     assert "sleep" in stages.summary()
 
 
@@ -106,3 +107,27 @@ def test_progress_is_lines_of_rank_0_in_a_log(
         assert lines[0].endswith("loss 3")
     else:
         assert lines == []
+
+
+def test_the_time_left_of_a_continued_loop_is_that_of_its_own_steps(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """90 of 100 epochs were done before: one in 2 s leaves 9 of 2 s each, not 9 of 2/91 s."""
+    module = import_module("deeph_mpi.parallel.progress")
+    now = [1000.0]
+    monkeypatch.setattr(module, "on_terminal", lambda: False)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "FIRST_LINE_S", 1.0)
+    heard: list[dict] = []
+    with (
+        caplog.at_level("INFO"),
+        listening(lambda kind, fields: heard.append(fields)),
+        progress(world, "epoch", 100, done=90) as bar,
+    ):
+        bar.advance(0)
+        now[0] += 2.0
+        bar.advance()
+    assert [fields["left"] for fields in heard] == [None, 18.0]
+    assert [(fields["done"], fields["total"]) for fields in heard] == [(90, 100), (91, 100)]
+    if world.is_root:
+        assert caplog.records[-1].getMessage() == "epoch 91/100, 2 s, 18 s left"
