@@ -1,12 +1,11 @@
 """Reading a TOML configuration against its schema: overrides, paths, and one readable line per mistake.
 
-The schemas themselves, with every key, are in `deeph_mpi.config`.
+The schemas themselves, with every key, are in `deeph_mpi.config`; their reference is made by `deeph_mpi.configreference`.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tomllib
 from collections.abc import Iterable
@@ -26,7 +25,6 @@ __all__ = [
     "Section",
     "key",
     "load",
-    "reference",
     "section_types",
 ]
 
@@ -238,21 +236,3 @@ InputDirectory = Annotated[Path, BeforeValidator(_input_directory)]
 
 OutputDirectory = Annotated[Path, BeforeValidator(_output_directory)]
 """A directory that is made when it does not exist."""
-
-
-def reference(schema: type[Schema]) -> str:
-    """Every key of a schema as a commented TOML file: meaning, unit, default."""
-    lines = [f"# {schema.__doc__ or ''}"]
-    for section, kind in section_types(schema).items():
-        lines += ["", f"[{section}]", *(f"# one of: {', '.join(group)}" for group in kind.alternatives)]
-        for name, field in kind.model_fields.items():
-            extra = field.json_schema_extra
-            unit = extra.get("unit") if isinstance(extra, dict) else ""
-            comment = f"# {field.description}" + (f" [{unit}]" if unit else "")
-            if field.is_required():
-                lines.append(f"{name} = …  {comment} (must be given)")
-            elif field.default is None:
-                lines.append(f"# {name} = …  {comment}")
-            else:
-                lines.append(f"{name} = {json.dumps(field.default, ensure_ascii=False)}  {comment}")
-    return "\n".join(lines)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from deeph_mpi.config import InferConfig, SolveConfig, TrainConfig, load
-from deeph_mpi.configfile import reference, section_types
+from deeph_mpi.configfile import section_types
+from deeph_mpi.configreference import markdown, reference
 from deeph_mpi.errors import ConfigError
+from tests.mpi import ROOT
 
 GOOD = """
 [structure]
@@ -178,6 +181,33 @@ def test_the_reference_holds_every_key_with_its_meaning_and_true_default(schema:
             assert any(field.description in line for line in lines)
             if not field.is_required() and field.default is not None:
                 assert values[section][name] == field.default
+
+
+def test_the_committed_reference_is_that_of_the_schema() -> None:
+    text = markdown({"infer": InferConfig, "solve": SolveConfig, "train": TrainConfig})
+    path = ROOT / "examples" / "CONFIGURATION.md"
+    assert path.read_text(encoding="utf-8") == text + "\n", (
+        "keys have changed: run  deeph-mpi config --markdown > examples/CONFIGURATION.md"
+    )
+
+
+def test_the_reference_in_markdown_says_values_defaults_and_units() -> None:
+    text = markdown({"infer": InferConfig, "solve": SolveConfig})
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line[:3] == "| `"
+    ]
+    keys = {
+        kind: set(kind.model_fields) for schema in (InferConfig, SolveConfig) for kind in section_types(schema).values()
+    }
+    assert len(rows) == sum(map(len, keys.values())), "each key of each section once"
+    found = {row[0]: row[1:] for row in rows}
+    assert found["`checkpoint`"][:3] == ["path", "*must be given*", ""]
+    assert found["`memory_gb`"][0] == "number > 0"
+    assert found["`target`"][:3] == ['`"fermi"` or number', '`"fermi"`', "eV"]
+    assert found["`mesh`"][0] == "[3 × integer ≥ 1]"
+    assert found["`tolerance`"][0] == "number ≥ 1e-06, < 0.1"
+    assert "At most one of `kpoints`, `kpath`, `mesh` may be given." in text
+    assert text.count("## [solve] of infer, solve") == 1
 
 
 def dataset(folder: Path, count: int) -> Path:
