@@ -136,6 +136,11 @@ class SolveSection(Section):
         "lanczos",
         '"lanczos": blocks of vectors pass through the factor together; "krylov-schur": SLEPc\'s, one vector at a time',
     )
+    prove: bool = key(
+        True,
+        "whether S is shown to be positive definite and the states nearest the target are counted: three factorizations "
+        "beside the one that finds them; those in a window are always counted",
+    )
     pools: int | Literal["auto"] = key(
         "auto",
         'groups of ranks that solve different k-points at the same time; "auto": as many as k-points, ranks and memory '

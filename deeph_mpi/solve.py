@@ -157,6 +157,7 @@ def plan_spectrum(
         eigenvectors=solve.eigenvectors,
         ill_project=solve.ill_project,
         eigensolver=solve.eigensolver,
+        prove=solve.prove,
         factor=world.on_root(factor_options, factorization, world.size),
     )
     world.on_root(check_pools, solve, world.size, len(kpoints))

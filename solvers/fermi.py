@@ -67,7 +67,9 @@ class FermiLevel:
     certain: bool
 
 
-def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count: int) -> States:
+def frontier_states(
+    factor: ShiftedFactor, filling: Filling, guess: float, count: int, *, prove: bool = True
+) -> States:
     """States that contain both HOMO and LUMO of this k-point, about `count` of them. Collective.
 
     Starts at `guess`; inertia there says on which side, and how many levels away, the filling lies. Brackets, then
@@ -78,6 +80,7 @@ def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count
         filling: electrons.
         guess: eV, any finite energy.
         count: states wanted around the Fermi level.
+        prove: see `nearest_states`.
 
     Raises:
         SolverError: no inertia, more electrons than the basis holds, no bracket found, or a state that inertia counts
@@ -93,7 +96,7 @@ def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count
             f"{filling.degeneracy}: check the electron count, or give the target in eV"
         )
     shift = _shift_near(factor, filling.lumo, guess, max(1, count // 4))
-    states = nearest_states(factor, shift, count, shift)
+    states = nearest_states(factor, shift, count, shift, prove=prove)
     if states.first is None:
         raise SolverError(f"the states around {shift:.4f} eV could not be indexed: {states.note}")
     homo, lumo = (_level(factor, states, index, count) for index in (filling.homo, filling.lumo))

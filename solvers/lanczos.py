@@ -12,6 +12,7 @@ __all__ = ["block_lanczos"]
 _BLOCK = 8  # vectors; on disk, where reading the factor is all that counts, twice as many
 _CAPACITY = 5  # columns kept before a restart, over those wanted
 _RANK = 1e-26  # a direction whose share of a block's S-norm squared is smaller is rounding
+_NEGLIGIBLE = 1e-10  # part of a unit vector along the basis: what taking it away changes is far below any tolerance
 _STEPS = 400
 
 
@@ -36,7 +37,7 @@ def block_lanczos(factor: ShiftedFactor, count: int, known: np.ndarray, toleranc
     if count <= 0:
         return np.empty((pencil.local_dimension, 0), dtype=pencil.dtype)
     width = min(2 * _BLOCK if factor.on_disk else _BLOCK, pencil.dimension - known.shape[1])
-    capacity = known.shape[1] + _CAPACITY * count + 8 * width
+    capacity = known.shape[1] + int(_CAPACITY * count) + 8 * width
     space = _Space(pencil, known, capacity)
     block, image = space.orthonormal(factor.solve_block(_random(pencil, width)))[:2]
     projected = np.zeros((0, 0), dtype=pencil.dtype)  # V† S (H − σS)⁻¹ S V for the columns V after the known ones
@@ -101,7 +102,8 @@ class _Space:
             overlap = pencil.total(basis.conj().T @ image)
             block = block - basis @ overlap
             total += overlap @ upper
-            image = pencil.multiply(pencil.s, block)
+            if np.abs(overlap).max(initial=0.0) > _NEGLIGIBLE:  # the product with S is half of the work here
+                image = pencil.multiply(pencil.s, block)
             gram = pencil.total(block.conj().T @ image)
             metric, rotation = pencil.eigh(gram)
             kept = metric > threshold

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -68,6 +70,24 @@ def test_half_filled_ring_is_metallic() -> None:
     assert result.fermi is not None
     np.testing.assert_allclose(result.fermi.energy, 0.0, atol=1e-6)  # but for tails of its neighbours at 300 K
     assert result.fermi.gap == 0.0
+
+
+@pytest.mark.parametrize("k", [0.0, 0.23])
+@pytest.mark.parametrize("target", [0.02, "fermi"])
+def test_without_proof_the_same_states_for_one_factorization(k: float, target: float | Literal["fermi"]) -> None:
+    options = SolveOptions(target=target, states=9, electrons=400.0, guess=-0.01)
+    proved = spectrum(ring(400), np.array([[k, 0, 0]]), options)
+    quick = spectrum(ring(400), np.array([[k, 0, 0]]), replace(options, prove=False))
+    np.testing.assert_allclose(quick.energies, proved.energies, atol=1e-10)
+    assert quick.first == proved.first, "inertia at the shift gives the index"
+    assert proved.verified.all()
+    assert not quick.verified.any()
+    assert "no proof was asked for" in quick.notes[0]
+    assert quick.fermi is not None
+    assert proved.fermi is not None
+    np.testing.assert_allclose(quick.fermi.energy, proved.fermi.energy, atol=1e-4)  # tails beyond the states asked for
+    assert quick.factorizations == 1
+    assert proved.factorizations >= 4
 
 
 def test_too_many_electrons() -> None:
