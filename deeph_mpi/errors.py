@@ -12,6 +12,7 @@ __all__ = [
     "DeephError",
     "ModelError",
     "SolverError",
+    "StopRequested",
     "StructureError",
     "did_you_mean",
 ]
@@ -53,6 +54,13 @@ class ConformanceError(ModelError):
 
 class SolverError(DeephError):
     """An eigenproblem that could not be solved or verified."""
+
+
+class StopRequested(DeephError):
+    """A signal asked the job to stop, and the unit of work at hand is finished and kept. Raised on all ranks together."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again
+    everywhere = True
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -15,7 +15,26 @@ SHARED = ROOT.parent / "shared"
 
 def mpirun(ranks: int, *command: str, timeout: float = 240, cwd: Path | None = None) -> subprocess.CompletedProcess:
     """Run `command` on `ranks` ranks (oversubscribed, one thread each); output is captured, both streams in `stdout`."""
-    environment = {
+    return subprocess.run(
+        launcher(ranks, *command),
+        cwd=cwd or ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def launcher(ranks: int, *command: str) -> list[str]:
+    """The command line that starts `command` on `ranks` ranks."""
+    return [shutil.which("mpirun") or "mpirun", "--oversubscribe", "-n", str(ranks), *command]
+
+
+def environment() -> dict[str, str]:
+    """Variables for programs under mpirun."""
+    return {
         **os.environ,
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -23,17 +42,6 @@ def mpirun(ranks: int, *command: str, timeout: float = 240, cwd: Path | None = N
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
     }
-    launcher = [shutil.which("mpirun") or "mpirun", "--oversubscribe", "-n", str(ranks)]
-    return subprocess.run(
-        [*launcher, *command],
-        cwd=cwd or ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=timeout,
-    )
 
 
 def deeph_mpi(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import signal
+import faulthandler
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
-from deeph_mpi.errors import ConfigError, DeephError
+from deeph_mpi.errors import ConfigError, StopRequested
+from deeph_mpi.parallel.stopping import Terminated, listen
 from deeph_mpi.parallel.world import World
 
 __all__ = ["ConfigFile", "Job", "Overrides", "execute"]
@@ -28,28 +28,34 @@ Overrides = Annotated[
 _PARTS = {"torch": "PyTorch", "e3nn": "e3nn", "petsc4py": "petsc4py", "slepc4py": "slepc4py"}
 
 
-class _Terminated(DeephError):
-    """The batch system or a user asked the job to end."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
 def execute(job: Job) -> None:
-    """Run `job` on all ranks, then leave with its exit code; an error on any rank ends all. Collective."""
+    """Run `job` on all ranks, then leave with its exit code; an error on any rank ends all. Collective.
+
+    Exit codes: 0 done; 1 an error, 2 one of the configuration; 75 stopped on request, to be continued by the same command;
+    130 interrupted from the keyboard; 143 ended at once by a second SIGTERM.
+    """
     from deeph_mpi.parallel.logs import setup_logs
     from deeph_mpi.parallel.threads import set_threads
 
     world = World.default()
     world.install_abort_hook()
-    signal.signal(signal.SIGTERM, _terminate)
+    listen()
+    if sys.stderr is sys.__stderr__:
+        faulthandler.enable()  # a crash in a library says where
     try:
         set_threads(world)
         setup_logs(world)
         job(world)
-    except (SystemExit, KeyboardInterrupt):
+    except SystemExit:
         raise
-    except _Terminated as error:
-        sys.exit(world.terminate(error))
+    except KeyboardInterrupt:
+        sys.exit(world.terminate("interrupted", 130))
+    except Terminated as error:
+        sys.exit(world.terminate(str(error), error.exit_code))
+    except StopRequested as error:
+        if world.is_root:
+            print(f"deeph-mpi: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         sys.exit(world.fail(_missing(error)))
     except BaseException as error:
@@ -61,7 +67,3 @@ def _missing(error: ModuleNotFoundError) -> BaseException:
     if package not in _PARTS:
         return error
     return ConfigError(f"{_PARTS[package]} is not installed in {sys.prefix}: run launch/setup.sh, or install {package}")
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated("stopped by SIGTERM")

@@ -154,22 +154,23 @@ class World:
             sys.stdout.flush()
             if not self.is_root:
                 self.comm.isend(None, dest=0, tag=_FAILED)
+            time.sleep(0.2)  # so that the launcher shows the message before its own
             self.comm.Abort(code)
         return code
 
-    def terminate(self, error: DeephError) -> int:
-        """End the job on a request from outside (SIGTERM), with one message from rank 0, and return the exit code.
+    def terminate(self, message: str, code: int) -> int:
+        """End the job at once on a request from outside (SIGTERM), with one message from rank 0, and return the exit code.
 
         The launcher sends the same signal to all ranks when one of them has failed: that rank has spoken already.
         """
         from mpi4py import MPI
 
         if self.is_root and not self.comm.iprobe(source=MPI.ANY_SOURCE, tag=_FAILED):
-            print(f"deeph-mpi: {error}", file=sys.stderr, flush=True)
+            print(f"deeph-mpi: {message}", file=sys.stderr, flush=True)
         if self.size > 1:
             time.sleep(0.0 if self.is_root else 0.5)
-            self.comm.Abort(error.exit_code)
-        return error.exit_code
+            self.comm.Abort(code)
+        return code
 
     def _excepthook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.exit(self.fail(error))
