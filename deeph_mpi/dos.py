@@ -15,6 +15,7 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import DosSection, OutputSection, SolveSection
 from deeph_mpi.densities import DosPlan, DosTables, count_levels, run_dos
 from deeph_mpi.errors import ConfigError
+from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.stages import Stages, table_of_stages
 from deeph_mpi.parallel.world import World
 from deeph_mpi.results.density import DensityRecord, write_density
@@ -128,6 +129,7 @@ class DosRun:
             pictures = plot_density(record, self.structure.formula, output.directory)
         log.info("density of states: %s", record.describe())
         log.info("written: %s", ", ".join(p.name for p in [path, *pictures]))
+        emit("result", what="density of states", directory=output.directory, found=record.describe())
 
 
 def _plan(dos: DosSection, solve: SolveSection, atoms: int, spinful: bool, guess: float | None) -> DosPlan:

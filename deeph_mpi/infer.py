@@ -26,6 +26,7 @@ from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.predict import allocate_rows, predict
 from deeph_mpi.model.ranges import check_ranges
 from deeph_mpi.parallel import World
+from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.memory import keep_freed_memory, return_freed_memory
 from deeph_mpi.parallel.nodes import network_leaders, rank_device
 from deeph_mpi.parallel.stages import Stages
@@ -148,6 +149,8 @@ def infer(config: InferConfig, world: World) -> None:
     if keep == "petsc":
         with stages("write"):
             write_petsc(assembler, directory)
+    if keep != "none" and world.is_root:
+        emit("result", what="hamiltonian", form=keep, directory=directory)
     text, result = config.model_dump_json(), None
     if dos.counts:
         from deeph_mpi.solve import factor_options

@@ -24,6 +24,7 @@ from deeph_mpi.data.parallel import read_rows
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.dos import DosRun
 from deeph_mpi.errors import ConfigError, DeephError
+from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.world import World
@@ -276,6 +277,7 @@ def _write_readable(run: RunRecord, record: SpectrumRecord, output: OutputSectio
     pictures: Sequence[Path] = plot_spectrum(run, record, output.directory) if output.plot else []
     log.info("%s", text)
     log.info("written: %s", ", ".join(p.name for p in [output.directory / "results.h5", *pictures]))
+    emit("result", what="states", directory=output.directory, **record.facts())
 
 
 def _kpoints(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deeph_mpi.cli.observed import observed
 from deeph_mpi.cli.session import Job
 from deeph_mpi.errors import ConfigError, DataError
+from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.world import World
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class Precision(str, Enum):  # noqa: UP042 (typer shows the values of a plain st
     float64 = "float64"
 
 
+@observed
 def convert(
     format_name: Annotated[str | None, typer.Argument(metavar="FORMAT", help="see --list", show_default=False)] = None,
     paths: Annotated[
@@ -99,6 +102,8 @@ def _plan(
 def _report(world: World, outcomes: list[Outcome], destination: Path) -> None:
     """Print what became of every structure, keep it in a file when there were several, fail if one failed. Collective."""
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if world.is_root:
+        emit("result", what="conversion", structures=len(outcomes), failed=len(failed), directory=destination)
     if len(outcomes) == 1 and not failed:
         if world.is_root:
             typer.echo(f"{outcomes[0].task.target}: {outcomes[0].state}, {outcomes[0].detail}")

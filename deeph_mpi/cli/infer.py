@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from deeph_mpi.cli.observed import observed
 from deeph_mpi.cli.session import ConfigFile, Job, Overrides
 from deeph_mpi.parallel.world import World
 
 __all__ = ["infer"]
 
 
+@observed
 def infer(
     config: ConfigFile,
     overrides: Overrides = None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from deeph_mpi.cli.observed import observed
 from deeph_mpi.cli.session import ConfigFile, Job, Overrides
 from deeph_mpi.parallel.world import World
 
 __all__ = ["solve"]
 
 
+@observed
 def solve(config: ConfigFile, overrides: Overrides = None) -> Job:
     """Compute the states of an existing Hamiltonian in the DeepH layout."""
 

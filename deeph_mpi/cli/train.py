@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from deeph_mpi.cli.observed import observed
 from deeph_mpi.cli.session import ConfigFile, Job, Overrides
 from deeph_mpi.parallel.world import World
 
 __all__ = ["train"]
 
 
+@observed
 def train(config: ConfigFile, overrides: Overrides = None) -> Job:
     """Train a network on a dataset of DeepH-layout directories."""
 

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, a line now and then in a batch log, nothing on ranks other than 0."""
+"""Progress of long loops: a bar on a terminal, a line now and then in a batch log; of ranks other than 0 in log files alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deeph_mpi.parallel.events import emit
-from deeph_mpi.parallel.logs import on_terminal
+from deeph_mpi.parallel.logs import is_quiet, on_terminal
 from deeph_mpi.parallel.world import World
 
 __all__ = ["Progress", "progress"]
@@ -63,8 +63,8 @@ class Progress:
 class _Lines:
     """Lines in a log: the first after 10 s, then at pauses that grow by half, so that a long job stays readable."""
 
-    def __init__(self, loop: Progress) -> None:
-        self.loop = loop
+    def __init__(self, loop: Progress, level: int) -> None:
+        self.loop, self.level = loop, level
         self.last = time.monotonic()
         self.pause = FIRST_LINE_S
 
@@ -75,23 +75,25 @@ class _Lines:
         self.last, self.pause = now, min(1.5 * self.pause, LONGEST_PAUSE_S)
         left = "" if loop.left is None else f", {_clock(loop.left)} left"
         tail = f", {note}" if note else ""
-        log.info("%s %d/%d, %s%s%s", loop.label, loop.done, loop.total, _clock(loop.spent), left, tail)
+        log.log(self.level, "%s %d/%d, %s%s%s", loop.label, loop.done, loop.total, _clock(loop.spent), left, tail)
 
 
 @contextmanager
 def progress(world: World, label: str, total: int, done: int = 0) -> Iterator[Progress]:
     """Report progress over `total` steps of a loop: `with progress(world, "epochs", 200) as bar: … bar.advance()`.
 
-    Not collective: only rank 0 shows anything; every rank tells its listeners (`deeph_mpi.parallel.events`).
+    Not collective: only rank 0 shows anything, the others log it at level DEBUG; every rank tells its listeners
+    (`deeph_mpi.parallel.events`).
 
     Args:
         done: steps that an earlier run has done; the time left does not count them as done in this one's.
     """
     loop = Progress(label, total, done)
-    if not (world.is_root and log.isEnabledFor(logging.INFO)):
+    level = logging.INFO if world.is_root else logging.DEBUG  # the latter for log files
+    if not log.isEnabledFor(level):
         yield loop
-    elif not on_terminal():
-        loop.show = _Lines(loop)
+    elif not world.is_root or is_quiet() or not on_terminal():
+        loop.show = _Lines(loop, level)
         yield loop
     else:
         from rich.console import Console

@@ -77,6 +77,20 @@ class SpectrumRecord:
     labels: list[str] = field(default_factory=list)
     is_mesh: bool = False
 
+    def facts(self) -> dict[str, object]:
+        """What a program that watches the run wants to know, levels in eV, NaN when not determined."""
+        found = int(np.isfinite(self.eigenvalues).sum())
+        return {
+            "fermi_energy_eV": self.fermi,
+            "homo_eV": self.homo,
+            "lumo_eV": self.lumo,
+            "gap_eV": self.gap,
+            "kpoints": len(self.kpoints),
+            "states": found,
+            "kpoints_with_proved_counts": int(self.verified.sum()),
+            "largest_residual_eV": float(np.nanmax(self.residuals)) if found else float("nan"),
+        }
+
     @property
     def zero(self) -> float:
         """Energy that pictures count from, eV: the Fermi level where it is known, else 0."""

@@ -20,6 +20,7 @@ from deeph_mpi.model.checkpoint import from_plain, load_checkpoint, save_checkpo
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.novelty import Novelty, invariants
 from deeph_mpi.parallel import World
+from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.memory import keep_freed_memory
 from deeph_mpi.parallel.nodes import rank_device
 from deeph_mpi.parallel.stages import Stages
@@ -104,6 +105,9 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
             history.finish(reported[1], f"{reported[0]} structures")
     log.info("\n%s", stages.summary())
     log.info("checkpoint: %s", config.output.directory / "model.pt")
+    if world.is_root:
+        errors = {name: value for name, value in model.facts.provenance.items() if name.endswith("_meV")}
+        emit("result", what="network", checkpoint=config.output.directory / "model.pt", **trainer.facts(), **errors)
     return model
 
 

@@ -112,6 +112,10 @@ class Trainer:
         self.model.network.load_state_dict(self.best["weights"])
         log.info("best epoch %d: validation error %.3f meV", self.best["epoch"], self.best["error"])
 
+    def facts(self) -> dict[str, object]:
+        """Epochs done, the best of them and its error in meV."""
+        return {"epochs": self.epoch, "best_epoch": self.best["epoch"], "best_error_meV": self.best["error"]}
+
     def _finished(self) -> bool:
         if self.epoch >= self.epochs:
             return True
