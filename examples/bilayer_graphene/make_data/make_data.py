@@ -109,12 +109,35 @@ def carbon_sheet(rng: np.random.Generator, count: int) -> Structure:
     return Structure(numbers, positions + rng.normal(0, 0.06, positions.shape), cell, np.ones(3, dtype=bool))
 
 
+def hbn_unseen(rng: np.random.Generator) -> Structure:
+    """What the others lack, to try a network out: vacancies, three C around one site, ripples, strain; 17 or 18 atoms."""
+    sheet = carbon_sheet(rng, 0)
+    numbers, positions, cell = sheet.numbers.copy(), sheet.positions.copy(), sheet.cell.copy()
+    keep = np.ones(18, dtype=bool)
+    kind = rng.choice(["vacancy of B", "vacancy of N", "three C", "ripple", "strain"])
+    if kind.startswith("vacancy"):
+        keep[2 * rng.integers(9) + (kind == "vacancy of N")] = False
+    elif kind == "three C":
+        centre = positions[rng.integers(18)]
+        vectors = (positions - centre) @ np.linalg.inv(cell)
+        distance = np.linalg.norm((vectors - np.round(vectors)) @ cell, axis=1)
+        numbers[np.argsort(distance)[1:4]] = atomic_numbers["C"]
+    elif kind == "ripple":
+        phase = positions @ np.linalg.inv(cell)[:, rng.integers(2)] + rng.random()
+        positions[:, 2] += rng.uniform(0.3, 0.6) * np.sin(2 * np.pi * phase)
+    else:
+        strain = np.diag([*(1 + rng.uniform(-0.04, 0.04, 2)), 1.0])
+        positions, cell = positions @ strain, cell @ strain
+    return Structure(numbers[keep], positions[keep], cell, np.ones(3, dtype=bool))
+
+
 RECIPES = {
     "bilayer_graphene": Recipe(bilayer_graphene, (4, 4, 1), 8.0),
     "ab_bilayer": Recipe(ab_bilayer, (9, 9, 1), 8.0),
     "hbn_carbon": Recipe(hbn_carbon, (4, 4, 1), 9.0),
     "hbn_carbon_sheet": Recipe(hbn_carbon_sheet, (3, 3, 1), 10.0),
     "hbn_carbon_rich": Recipe(hbn_carbon_rich, (3, 3, 1), 10.0),
+    "hbn_unseen": Recipe(hbn_unseen, (3, 3, 1), 10.0),
 }
 
 
