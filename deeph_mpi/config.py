@@ -26,12 +26,14 @@ __all__ = [
     "ModelSection",
     "NetworkSection",
     "OutputSection",
+    "RunSection",
     "SolveConfig",
     "SolveSection",
     "StructureSection",
     "TrainConfig",
     "TrainOutputSection",
     "TrainSection",
+    "WatchSection",
     "load",
 ]
 
@@ -90,6 +92,9 @@ class ModelSection(Section):
         "ranks of each node that run the network, for the atoms of their neighbours too; by default all, or one per GPU "
         "where a node has GPUs",
         ge=1,
+    )
+    share_gpus: bool = key(
+        False, "whether several of these ranks may run on one GPU; otherwise more ranks than GPUs are an error"
     )
     cuda_aware_mpi: bool = key(
         False,
@@ -238,6 +243,27 @@ class DosSection(Section):
         return self
 
 
+class WatchSection(Section):
+    """How a run looks after itself."""
+
+    watchdog_minutes: float = key(
+        30.0,
+        "time without any progress of a rank after which standard error says which rank is in which stage, and where in the "
+        "program; 0: never",
+        unit="min",
+        ge=0,
+    )
+    watchdog_abort: bool = key(False, "whether the run is ended then; long factorizations are no failure")
+
+
+class RunSection(WatchSection):
+    """How a run looks after itself."""
+
+    restart_seconds: float = key(
+        10.0, "least time between two writings of restart.h5, except when the run is asked to stop", unit="s", ge=0
+    )
+
+
 class OutputSection(Section):
     """What is written."""
 
@@ -267,6 +293,7 @@ class InferConfig(Schema):
     solve: SolveSection = _empty()
     factorization: FactorizationSection = _empty()
     dos: DosSection = _empty()
+    run: RunSection = _empty()
     output: InferOutputSection = _empty()
 
 
@@ -277,6 +304,7 @@ class SolveConfig(Schema):
     solve: SolveSection = _empty()
     factorization: FactorizationSection = _empty()
     dos: DosSection = _empty()
+    run: RunSection = _empty()
     output: OutputSection = _empty()
 
     @model_validator(mode="after")
@@ -449,6 +477,9 @@ class TrainSection(Section):
     )
     resume: bool = key(True, "whether an unfinished run in the output directory is continued")
     dtype: Literal["float32", "float64"] = key("float32", "floating-point type of the network")
+    share_gpus: bool = key(
+        False, "whether several ranks may train on one GPU; otherwise more ranks than GPUs are an error"
+    )
 
     @model_validator(mode="after")
     def _of_spread_structures(self) -> Self:
@@ -477,4 +508,5 @@ class TrainConfig(Schema):
     data: DataSection
     network: NetworkSection = _empty()
     train: TrainSection = _empty()
+    run: WatchSection = _empty()
     output: TrainOutputSection = _empty()

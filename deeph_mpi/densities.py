@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,13 +15,14 @@ from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import DosSection
 from deeph_mpi.errors import ConfigError
-from deeph_mpi.parallel.progress import progress
+from deeph_mpi.parallel.progress import Progress, progress
 from deeph_mpi.parallel.world import World
 from deeph_mpi.results.density import DensityRecord
 from deeph_mpi.solvers.backends import FactorOptions
 from deeph_mpi.solvers.cayley import Cayley, Pole
 from deeph_mpi.solvers.counted import counted_states
 from deeph_mpi.solvers.density import Density, DensityOptions, local_density, total_density
+from deeph_mpi.solvers.journal import Journal
 from deeph_mpi.solvers.panels import PanelPencil, compact_clusters
 from deeph_mpi.solvers.random_vectors import BATCH
 from deeph_mpi.solvers.schwarz import SchwarzInverse
@@ -117,15 +119,19 @@ class DosTables:
         return [np.setdiff1d(atoms, cluster) for atoms, cluster in zip(around, clusters, strict=True)]
 
 
-def run_dos(tables: DosTables, plan: DosPlan, fermi: float = float("nan")) -> DensityRecord:
+def run_dos(
+    tables: DosTables, plan: DosPlan, fermi: float = float("nan"), journal: Journal | None = None
+) -> DensityRecord:
     """Densities by random vectors, and local ones of the atoms asked for. Collective.
 
     Args:
         tables: used up by it.
         plan: see `deeph_mpi.dos`.
         fermi: level of the states in eV, NaN when unknown.
+        journal: keeps finished batches of vectors.
 
     Raises:
+        StopRequested: the job was asked to stop; on all ranks.
         SolverError: no Fermi level where it was to be the center, indefinite S, no convergence; on all ranks.
     """
     section, world = plan.section, tables.world
@@ -144,10 +150,13 @@ def run_dos(tables: DosTables, plan: DosPlan, fermi: float = float("nan")) -> De
         seed = section.seed if n == 0 else section.seed + 1_000_003 * n
         options = DensityOptions(energies, section.resolution, section.vectors, seed, seconds)
         with progress(world, "vectors", section.vectors) as bar:
-            parts.append(total_density(cayley, options, lambda line, bar=bar: bar.advance(BATCH, line)))
+            note = partial(_advance, bar)
+            parts.append(total_density(cayley, options, note, journal, f"dos/{n}/"))
         if section.atoms:
             with progress(world, "local densities", 1) as bar:
-                found = local_density(cayley, options, np.array(section.atoms), section.projection, log.debug)
+                found = local_density(
+                    cayley, options, np.array(section.atoms), section.projection, log.debug, journal, f"local/{n}/"
+                )
             local += weight * found[0]
             local_error += weight * found[1]
         iterations, solutions = iterations + cayley.iterations, solutions + cayley.solutions
@@ -185,15 +194,23 @@ def _cayley(tables: DosTables, pole: Pole, tolerance: float) -> Cayley:
     return Cayley(pencil, inverse, pole, tolerance)
 
 
-def count_levels(assembler: PencilAssembler, plan: DosPlan, options: FactorOptions | None = None) -> DensityRecord:
+def _advance(bar: Progress, line: str) -> None:
+    bar.advance(BATCH, line)
+
+
+def count_levels(
+    assembler: PencilAssembler, plan: DosPlan, options: FactorOptions | None = None, journal: Journal | None = None
+) -> DensityRecord:
     """Exact counts between the energies of the grid, by inertia. Collective.
 
     Args:
         assembler: of the pencil; its blocks are still needed.
         plan: see `deeph_mpi.dos`.
         options: how matrices are factored.
+        journal: keeps finished energies.
 
     Raises:
+        StopRequested: the job was asked to stop; on all ranks.
         SolverError: what cannot be factored or counted; on all ranks.
     """
     edges = plan.energies(float("nan"))
@@ -202,7 +219,8 @@ def count_levels(assembler: PencilAssembler, plan: DosPlan, options: FactorOptio
         for n, k in enumerate(plan.kpoints):
             pencil = assembler.pencil(k)
             try:
-                counts[n] = counted_states(pencil, edges, options, lambda line: bar.advance(1, line))[1]
+                note = partial(bar.advance, 1)
+                counts[n] = counted_states(pencil, edges, options, note, journal, f"count/{n}/")[1]
             finally:
                 pencil.destroy()
     integrated = plan.degeneracy * (plan.weights @ counts)

@@ -15,15 +15,19 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import DosSection, OutputSection, SolveSection
 from deeph_mpi.densities import DosPlan, DosTables, count_levels, run_dos
 from deeph_mpi.errors import ConfigError
+from deeph_mpi.journal import RunJournal
 from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.stages import Stages, table_of_stages
+from deeph_mpi.parallel.stopping import finishing_units
 from deeph_mpi.parallel.world import World
+from deeph_mpi.restart import Restart
 from deeph_mpi.results.density import DensityRecord, write_density
 from deeph_mpi.results.density_plot import plot_density
 from deeph_mpi.results.kpath import mesh_points
 from deeph_mpi.results.stages import stage_attributes
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.backends import FactorOptions
+from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.spectrum import Spectrum
 from deeph_mpi.structure.structure import Structure
 
@@ -83,17 +87,26 @@ class DosRun:
         if self._plan is not None and not self.counts:
             self._tables = DosTables(self.world, rows, self.structure, h, s, self._plan, spinful=self.spinful)
 
-    def count(self, assembler: PencilAssembler, options: FactorOptions, stages: Stages) -> None:
+    def count(self, assembler: PencilAssembler, options: FactorOptions, stages: Stages, restart: Restart) -> None:
         """Count levels, if asked for, while the assembler still has its blocks. Collective.
 
         Raises:
+            StopRequested: the job was asked to stop; on all ranks.
             SolverError: what cannot be factored or counted; on all ranks.
         """
         if self._plan is not None and self.counts:
-            with stages("dos"):
-                self._counted = count_levels(assembler, self._plan, options)
+            with stages("dos"), finishing_units():
+                journal = self._journal(restart, "count")
+                self._counted = count_levels(assembler, self._plan, options, journal)
+                journal.flush()
 
-    def finish(self, result: Spectrum | None, output: OutputSection, stages: Stages, config: str) -> None:
+    def _journal(self, restart: Restart, *kinds: str) -> RunJournal:
+        assert self._plan is not None
+        return RunJournal(restart, Pools.single(self.world), kinds, range(len(self._plan.kpoints)))
+
+    def finish(
+        self, result: Spectrum | None, output: OutputSection, stages: Stages, config: str, restart: Restart
+    ) -> None:
         """Sample, if asked for; write the densities to results.h5, and their picture. Collective.
 
         Args:
@@ -101,8 +114,10 @@ class DosRun:
             output: section of the configuration.
             stages: seconds and memory so far.
             config: the whole configuration as JSON.
+            restart: keeps finished batches of vectors.
 
         Raises:
+            StopRequested: the job was asked to stop; on all ranks.
             DeephError: no Fermi level where it was to be the center, indefinite S, no convergence, a file that cannot
                 be written; on all ranks.
         """
@@ -110,8 +125,10 @@ class DosRun:
             return
         fermi = float("nan") if result is None or result.fermi is None else result.fermi.energy
         if self._counted is None and self._tables is not None:
-            with stages("dos"):
-                self._counted = run_dos(self._tables, self._plan, fermi)
+            with stages("dos"), finishing_units():
+                journal = self._journal(restart, "dos", "local")
+                self._counted = run_dos(self._tables, self._plan, fermi, journal)
+                journal.flush()
         table = stages.table()
         attributes = stage_attributes(table)
         if result is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from functools import partial
 
@@ -12,8 +13,8 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import InferConfig
 from deeph_mpi.data.geometry import write_geometry
 from deeph_mpi.data.info import DeephInfo
-from deeph_mpi.data.overlap import on_common_pairs, read_overlap
-from deeph_mpi.data.rowfile import RowFile, check_overwritable, write_rows
+from deeph_mpi.data.overlap import on_common_pairs, read_matrix
+from deeph_mpi.data.rowfile import RowFile, check_overwritable, has_rows, write_rows
 from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.handover import hand_over, led_partition
 from deeph_mpi.domain.metis import partition_atoms_metis
@@ -22,6 +23,8 @@ from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.report import report_partition
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.dos import DosRun
+from deeph_mpi.errors import StopRequested
+from deeph_mpi.identity import job_identity, rows_identity
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.predict import allocate_rows, predict
 from deeph_mpi.model.ranges import check_ranges
@@ -30,6 +33,8 @@ from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.memory import keep_freed_memory, return_freed_memory
 from deeph_mpi.parallel.nodes import network_leaders, rank_device
 from deeph_mpi.parallel.stages import Stages
+from deeph_mpi.parallel.stopping import finishing_units, stop_agreed
+from deeph_mpi.restart import Restart
 from deeph_mpi.results.environments import report_environments
 from deeph_mpi.structure.read import read_structure
 
@@ -38,12 +43,25 @@ __all__ = ["infer"]
 log = logging.getLogger(__name__)
 
 
-def infer(config: InferConfig, world: World) -> None:
+def infer(config: InferConfig, world: World, *, resume: bool = False) -> None:
     """Predict H and S of a structure, keep them if asked to, and compute states. Collective.
 
+    Args:
+        config: what is asked.
+        world: the ranks.
+        resume: whether what an earlier run has finished is taken over: rows of H and S that lie in the output directory,
+            k-points, slices and random vectors.
+
     Raises:
+        StopRequested: on all ranks, when the job was asked to stop; what is finished is in restart.h5.
         DeephError: with one message, on all ranks.
     """
+    with contextlib.ExitStack() as scope:
+        _infer(config, world, resume, scope)
+
+
+def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.ExitStack) -> None:
+    """See `infer`; while the network's results are not yet on disk, `scope` lets a request to stop wait for that."""
     keep_freed_memory()
     stages = Stages(world)
     with stages("read"):
@@ -55,6 +73,12 @@ def infer(config: InferConfig, world: World) -> None:
         electrons = model.electrons(structure.numbers)
         if config.output.hamiltonian == "deeph":
             world.on_root(check_overwritable, config.output.directory)
+        origin = world.on_root(rows_identity, config.model, config.output.dtype, structure)
+        kept = (
+            resume and config.output.hamiltonian == "deeph" and world.on_root(has_rows, config.output.directory, origin)
+        )
+        identity = world.on_root(job_identity, config, structure, [])
+        restart = Restart(world, config.output.directory, identity, resume=resume, seconds=config.run.restart_seconds)
         if config.solve.enabled:
             from deeph_mpi.solve import plan_spectrum, run_spectrum  # PETSc: not needed to predict alone
 
@@ -63,7 +87,7 @@ def infer(config: InferConfig, world: World) -> None:
             )
         dos = DosRun(world, config.dos, config.solve, structure, guess=model.facts.fermi_energy)
         leaders = network_leaders(world, config.model.ranks_per_node)
-        device = rank_device(world, leaders)
+        device = rank_device(world, leaders, share=config.model.share_gpus)
         model.to(device)
 
     with stages("partition"):
@@ -74,19 +98,21 @@ def infer(config: InferConfig, world: World) -> None:
             partition = partition_atoms(structure, weights, world.size)
         led = led_partition(partition, leaders)
         aware = config.model.cuda_aware_mpi
-        domain = build_domain(world, structure, led, model.settings.r_message, model.radii, aware)
-        plan = PairPlan.build(world, led, domain)
-        log.info("%s", report_partition(world, led, weights, domain))
-        warnings = check_ranges(world, model, domain)
-        for warning in warnings if world.is_root else ():
-            log.warning("extrapolating: %s", warning)
+        if not kept:
+            domain = build_domain(world, structure, led, model.settings.r_message, model.radii, aware)
+            plan = PairPlan.build(world, led, domain)
+            log.info("%s", report_partition(world, led, weights, domain))
+            warnings = check_ranges(world, model, domain)
+            for warning in warnings if world.is_root else ():
+                log.warning("extrapolating: %s", warning)
         return_freed_memory()
 
     keep, directory = config.output.hamiltonian, config.output.directory
     assemble = config.solve.enabled or config.dos.enabled or keep == "petsc"
     files: list[RowFile] = []
     rows: tuple[BlockSet, BlockSet] | None = None
-    if keep == "deeph":
+    if keep == "deeph" and not kept:
+        scope.enter_context(finishing_units())
         info = DeephInfo(model.settings.orbitals, occupation=electrons, vacuum_level_eV=model.vacuum_level)
         world.on_root(write_geometry, directory, structure, model.settings.orbitals, info)
         if config.model.overlap is None:
@@ -94,16 +120,24 @@ def infer(config: InferConfig, world: World) -> None:
             for name in ("hamiltonian", "overlap"):
                 files.append(RowFile(world, directory, name, count, partial(pairs_global, domain), orbitals, dtype))
             rows = files[0].blocks, files[1].blocks
-    if rows is None and (assemble or keep == "deeph"):
-        rows = allocate_rows(domain, orbitals)
-    with stages("network"):
-        h, s, novelty = predict(world, model, domain, plan, orbitals, rows, config.model.memory_gb, device)
-        report_environments(world, model, structure, led, novelty, directory)
-        if config.model.overlap is not None and h is not None:
-            s = read_overlap(world, config.model.overlap, structure, model.settings.orbitals, led.owner)
-            h, s = on_common_pairs(h, s, orbitals)
-    held = [h, s] if h is not None and s is not None else []
-    del rows, domain, plan, h, s
+    held: list[BlockSet] = []
+    if kept:
+        log.info("H and S in %s are those of this structure and checkpoint: they are not predicted again", directory)
+        with stages("read rows"):
+            for name in ("hamiltonian", "overlap") if assemble else ():
+                shells = model.settings.orbitals
+                held.append(read_matrix(world, directory / f"{name}.h5", structure, shells, partition.owner))
+    else:
+        if rows is None and (assemble or keep == "deeph"):
+            rows = allocate_rows(domain, orbitals)
+        with stages("network"):
+            h, s, novelty = predict(world, model, domain, plan, orbitals, rows, config.model.memory_gb, device)
+            report_environments(world, model, structure, led, novelty, directory)
+            if config.model.overlap is not None and h is not None:
+                s = read_matrix(world, config.model.overlap, structure, model.settings.orbitals, led.owner)
+                h, s = on_common_pairs(h, s, orbitals)
+        held = [h, s] if h is not None and s is not None else []
+        del rows, domain, plan, h, s
     return_freed_memory()
 
     if assemble:
@@ -114,7 +148,7 @@ def infer(config: InferConfig, world: World) -> None:
         from deeph_mpi.solvers.pools import Pools
 
         own = []
-        if (leaders != np.arange(world.size)).any():
+        if (leaders != np.arange(world.size)).any() and not kept:
             with stages("hand over"):
                 for index in (0, 1):
                     blocks = held[index] if keep == "deeph" else held.pop(0)
@@ -138,13 +172,18 @@ def infer(config: InferConfig, world: World) -> None:
                 backend = config.factorization.backend
                 assembler = PencilAssembler(pools.pool, row_map, *(own or held), backend=backend)
         del own
-    if keep == "deeph":
+    if keep == "deeph" and not kept:
         with stages("write"):
             for name, blocks in zip(("hamiltonian", "overlap"), held if not files else (), strict=False):
-                write_rows(world, directory, name, blocks, orbitals)
+                write_rows(world, directory, name, blocks, orbitals, origin=origin)
             held.clear()
             for file in files:
-                file.finish()
+                file.finish(origin)
+        if stop := stop_agreed(world):
+            raise StopRequested(
+                f"stopped by {stop}; H and S are in {directory}: the same command with --resume goes on"
+            )
+    scope.close()
     held.clear()  # before the factorization needs the memory
     if keep == "petsc":
         with stages("write"):
@@ -155,11 +194,13 @@ def infer(config: InferConfig, world: World) -> None:
     if dos.counts:
         from deeph_mpi.solve import factor_options
 
-        dos.count(assembler, world.on_root(factor_options, config.factorization, world.size), stages)
+        dos.count(assembler, world.on_root(factor_options, config.factorization, world.size), stages, restart)
     if config.solve.enabled:
         shells = model.settings.orbitals
-        result = run_spectrum(assembler, structure, shells, spectrum_plan, config.output, stages, text, pools)
+        output = config.output
+        result = run_spectrum(assembler, structure, shells, spectrum_plan, output, stages, text, pools, restart)
     if config.dos.enabled:
-        dos.finish(result, config.output, stages, text)
+        dos.finish(result, config.output, stages, text, restart)
     elif not config.solve.enabled:
         log.info("\n%s", stages.summary())
+    restart.finish()

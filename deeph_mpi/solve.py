@@ -23,12 +23,16 @@ from deeph_mpi.data.geometry import read_geometry
 from deeph_mpi.data.parallel import read_rows
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.dos import DosRun
-from deeph_mpi.errors import ConfigError, DeephError
+from deeph_mpi.errors import ConfigError, DeephError, StopRequested
+from deeph_mpi.identity import job_identity
+from deeph_mpi.journal import RunJournal
 from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
+from deeph_mpi.parallel.stopping import finishing_units
 from deeph_mpi.parallel.world import World
 from deeph_mpi.pools import check_pools, divide_ranks, spread_over_pools
+from deeph_mpi.restart import Restart
 from deeph_mpi.results.kpath import KPath, mesh_points, read_kpath
 from deeph_mpi.results.plot import plot_spectrum
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
@@ -46,10 +50,16 @@ __all__ = ["SpectrumPlan", "factor_options", "plan_spectrum", "run_spectrum", "s
 log = logging.getLogger(__name__)
 
 
-def solve(config: SolveConfig, world: World) -> Spectrum | None:
+def solve(config: SolveConfig, world: World, *, resume: bool = False) -> Spectrum | None:
     """Read H and S, solve, write results.h5, summary and plots. Collective.
 
+    Args:
+        config: what is asked.
+        world: the ranks.
+        resume: whether k-points, slices and random vectors that an earlier run has finished are taken over.
+
     Raises:
+        StopRequested: on all ranks, when the job was asked to stop; what is finished is in restart.h5.
         DeephError: with one message, on all ranks.
     """
     stages = Stages(world)
@@ -62,6 +72,9 @@ def solve(config: SolveConfig, world: World) -> Spectrum | None:
             plan = plan_spectrum(
                 world, config.solve, config.factorization, structure, info.occupation, spinful=spinful, guess=guess
             )
+        matrices = [directory / "hamiltonian.h5", directory / "overlap.h5"]
+        identity = world.on_root(job_identity, config, structure, matrices)
+        restart = Restart(world, config.output.directory, identity, resume=resume, seconds=config.run.restart_seconds)
         orbitals = info.orbital_map.orbitals(structure.numbers)
         weights = _row_elements(world, directory / "hamiltonian.h5", orbitals)
         partition = partition_atoms(structure, weights, world.size)
@@ -86,10 +99,11 @@ def solve(config: SolveConfig, world: World) -> Spectrum | None:
         del h, s  # before the factorization needs the memory
     result, text = None, config.model_dump_json()
     if dos.counts:
-        dos.count(assembler, factor, stages)
+        dos.count(assembler, factor, stages, restart)
     if config.solve.enabled:
-        result = run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, text, pools)
-    dos.finish(result, config.output, stages, text)
+        result = run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, text, pools, restart)
+    dos.finish(result, config.output, stages, text, restart)
+    restart.finish()
     return result
 
 
@@ -194,6 +208,7 @@ def run_spectrum(
     stages: Stages,
     config: str,
     pools: Pools,
+    restart: Restart,
 ) -> Spectrum:
     """Solve; write results.h5, summary.txt and plots. Collective.
 
@@ -206,11 +221,13 @@ def run_spectrum(
         stages: seconds and memory so far.
         config: the whole configuration as JSON, kept in results.h5.
         pools: of ranks; `assembler` is that of the own one.
+        restart: keeps finished k-points and slices.
 
     Returns:
         The spectrum; eigenvectors rank-local in the row order of `assembler.rows`, if asked for.
 
     Raises:
+        StopRequested: on all ranks, when the job was asked to stop.
         DeephError: with one message, on all ranks.
     """
     world, rows, options = pools.everyone, assembler.rows, plan.options
@@ -226,7 +243,11 @@ def run_spectrum(
             pools.count,
             pools.pool.size,
         )
-    with stages("solve"), progress(world, "k-points", len(pools.mine(len(kpoints)))) as bar:
+    mine, shell_rows = pools.mine(len(kpoints)), None
+    if shells is not None:
+        shell_rows = RowMap(rows.partition, shells.counts(len(rows.sizes)))
+    with stages("solve"), finishing_units(), progress(world, "k-points", len(mine)) as bar:
+        journal = RunJournal(restart, pools, ("fermi", "states", "slice"), mine, rows, shell_rows)
         try:
             result = spectrum(
                 assembler,
@@ -236,7 +257,11 @@ def run_spectrum(
                 lambda line: bar.advance(note=line),
                 release=True,
                 pools=pools,
+                journal=journal,
             )
+            journal.flush()
+        except StopRequested:
+            raise
         except DeephError as error:
             error.everywhere = error.everywhere and pools.count == 1  # the other pools do not know of it
             raise

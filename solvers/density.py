@@ -11,6 +11,7 @@ import numpy as np
 
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.solvers.cayley import TRUNCATION, Cayley
+from deeph_mpi.solvers.journal import Forgetful, Journal, Record
 from deeph_mpi.solvers.overlap_power import OverlapPower
 from deeph_mpi.solvers.random_vectors import BATCH, random_signs
 
@@ -56,7 +57,11 @@ class Density:
 
 
 def total_density(
-    cayley: Cayley, options: DensityOptions, note: Callable[[str], None] = lambda message: None
+    cayley: Cayley,
+    options: DensityOptions,
+    note: Callable[[str], None] = lambda message: None,
+    journal: Journal | None = None,
+    unit: str = "",
 ) -> Density:
     """Tr δ_σ(E − S⁻¹H) from random vectors. Collective.
 
@@ -67,10 +72,13 @@ def total_density(
         cayley: of the pencil; its pole decides how many harmonics the energies take.
         options: what is asked.
         note: called after every batch.
+        journal: keeps the batches, under names that begin with `unit`.
 
     Raises:
+        StopRequested: see `deeph_mpi.solvers.journal`.
         SolverError: indefinite S or no convergence; on all ranks.
     """
+    journal = journal or Forgetful()
     pencil, pole, world = cayley.pencil, cayley.pole, cayley.pencil.world
     rows = RowMap(pencil.rows.partition, pencil.sizes)
     own = rows.atom_order(world.rank)
@@ -81,10 +89,20 @@ def total_density(
     samples = np.empty((0, len(options.energies)))
     batches = -(-options.vectors // BATCH)
     for batch in range(batches):
-        signs = random_signs((options.seed, batch), own, rows.dimension)[:, : options.vectors - batch * BATCH]
-        power = power or OverlapPower(pencil, signs[:, :1], _ACCURACY)
-        moments = cayley.diagonal(power.apply(-0.5, signs), count)
-        samples = np.concatenate([samples, (moments @ gaussians.T).real])
+        found = journal.known(f"{unit}{batch}")
+        if found is None:
+            signs = random_signs((options.seed, batch), own, rows.dimension)[:, : options.vectors - batch * BATCH]
+            power = power or OverlapPower(pencil, signs[:, :1], _ACCURACY)
+            before = cayley.iterations, cayley.solutions
+            moments = cayley.diagonal(power.apply(-0.5, signs), count)
+            spent_on = {"iterations": cayley.iterations - before[0], "solutions": cayley.solutions - before[1]}
+            found = Record({"samples": (moments @ gaussians.T).real, "drift": cayley.drift, **spent_on})
+            journal.keep(f"{unit}{batch}", found)
+        else:
+            cayley.iterations += found.values["iterations"]
+            cayley.solutions += found.values["solutions"]
+            cayley.drift = max(cayley.drift, found.values["drift"])
+        samples = np.concatenate([samples, found.values["samples"]])
         spent = world.max(time.perf_counter() - begin)
         note(f"{len(samples)} vectors, {spent:.0f} s")
         if options.seconds is not None and spent * (batch + 2) / (batch + 1) > options.seconds:
@@ -101,6 +119,8 @@ def local_density(
     atoms: np.ndarray,
     kind: Literal["mulliken", "lowdin"],
     note: Callable[[str], None] = lambda message: None,
+    journal: Journal | None = None,
+    unit: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The density on each of `atoms`, of all their orbitals, without random vectors. Collective.
 
@@ -108,9 +128,12 @@ def local_density(
     which cannot and takes half the steps. Summed over all atoms both are the total density. (The diagonal of the Green's
     function, [δ_σ S⁻¹]_μμ, has no such sum, and its weight at 200 eV is thousands of times that at E_F: it is not offered.)
 
+    `note`, `journal` and `unit` are those of `total_density`.
+
     Returns:
         (atoms, m) states / eV, and the error that inner iterations may have left.
     """
+    journal = journal or Forgetful()
     pencil, pole, world = cayley.pencil, cayley.pole, cayley.pencil.world
     rows = RowMap(pencil.rows.partition, pencil.sizes)
     own = rows.atom_order(world.rank)
@@ -124,6 +147,10 @@ def local_density(
     power: OverlapPower | None = None
     for begin in range(0, len(wanted), BATCH):
         part = slice(begin, begin + BATCH)
+        known = journal.known(f"{unit}{begin // BATCH}")
+        if known is not None:
+            np.add.at(result, atom[part], known.values["samples"])
+            continue
         units = (own[:, None] == wanted[part]).astype(np.float64)
         if kind == "lowdin":
             power = power or OverlapPower(
@@ -132,7 +159,9 @@ def local_density(
             moments = cayley.diagonal(power.apply(-0.5, units), count)
         else:
             moments = cayley.between(units, units, count)
-        np.add.at(result, atom[part], (moments @ gaussians.T).real)
+        samples = (moments @ gaussians.T).real
+        np.add.at(result, atom[part], samples)
+        journal.keep(f"{unit}{begin // BATCH}", Record({"samples": samples}))
         note(f"{min(begin + BATCH, len(wanted))} of {len(wanted)} orbitals")
     result /= pencil.multiplicity
     largest = np.abs(result).max(axis=1, keepdims=True, initial=0.0)

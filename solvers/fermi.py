@@ -67,9 +67,7 @@ class FermiLevel:
     certain: bool
 
 
-def frontier_states(
-    factor: ShiftedFactor, filling: Filling, guess: float, count: int, *, prove: bool = True
-) -> States:
+def frontier_states(factor: ShiftedFactor, filling: Filling, guess: float, count: int, *, prove: bool = True) -> States:
     """States that contain both HOMO and LUMO of this k-point, about `count` of them. Collective.
 
     Starts at `guess`; inertia there says on which side, and how many levels away, the filling lies. Brackets, then

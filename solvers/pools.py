@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeph_mpi.errors import StopRequested
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers.states import States
 
@@ -64,6 +65,12 @@ class Pools:
         bare = {n: states.without_vectors() for n, states in mine.items()}
         every = {n: states for part in self.across.comm.allgather(bare) for n, states in part.items()}
         return [mine.get(n, every[n]) for n in sorted(every)]
+
+    def agree(self, error: StopRequested | None) -> None:
+        """Raise it on all ranks when one pool has been stopped by it. Collective."""
+        for found in [error] if self.across is None else self.across.comm.allgather(error):
+            if found is not None:
+                raise found
 
     def sum(self, value: int) -> int:
         """Of a number that the ranks of a pool share, over pools. Collective."""

@@ -9,6 +9,7 @@ import numpy as np
 from deeph_mpi.errors import SolverError
 from deeph_mpi.solvers.eigenpairs import Eigenpairs
 from deeph_mpi.solvers.factor import ShiftedFactor
+from deeph_mpi.solvers.journal import Keeper
 from deeph_mpi.solvers.krylov import krylov_schur
 from deeph_mpi.solvers.lanczos import block_lanczos
 from deeph_mpi.solvers.states import States
@@ -73,7 +74,7 @@ def nearest_states(
     return States(pairs, None, target, target, False, "no gap found to count in")
 
 
-def states_in_window(factor: ShiftedFactor, lower: float, upper: float) -> States:
+def states_in_window(factor: ShiftedFactor, lower: float, upper: float, keeper: Keeper | None = None) -> States:
     """All states with lower ≤ E ≤ upper. Collective.
 
     Inertia at both ends gives their number. Shifts are placed between them so that about as many states lie between any
@@ -81,18 +82,32 @@ def states_in_window(factor: ShiftedFactor, lower: float, upper: float) -> State
     at it until the gap to the former one holds the states that the inertias count (multi-shift spectrum slicing: Campos,
     Roman, Numer. Algorithms 60, 279 (2012)).
 
+    Args:
+        factor: of the pencil.
+        lower, upper: eV.
+        keeper: of the states between two shifts, where there are several.
+
     Raises:
         SolverError: the factorization failed, or PETSc gives no inertia (complex scalars or no MUMPS).
+        StopRequested: see `deeph_mpi.solvers.journal`.
     """
     if not factor.counts_inertia:
         raise SolverError("a window needs inertia, that is real PETSc scalars and MUMPS; ask for `states` instead")
-    (low, below), (high, through) = factor.below(lower, -1.0), factor.below(upper, 1.0)
+    known = [] if keeper is None else keeper.known()
+    if known:
+        past = known[-1].values
+        low, below, high, through = (past[name] for name in ("low", "below", "high", "through"))
+        left = float(past["shift"]), int(past["count"])
+        factor.inertias.update(zip(past["shifts"].tolist(), past["counts"].tolist(), strict=True))
+        complete, note = bool(past["complete"]), str(past["note"])
+    else:
+        (low, below), (high, through) = factor.below(lower, -1.0), factor.below(upper, 1.0)
+        left, complete, note = (low, below), True, "inertia at both ends"
     total = through - below
     slices = -(-total // _SLICE)
     pairs = Eigenpairs.none(factor.pencil)
-    left, complete, note = (low, below), True, "inertia at both ends"
-    done = Eigenpairs.none(factor.pencil)
-    for n in range(slices):
+    parts = [record.pairs for record in known]
+    for n in range(len(known), slices):
         shift = _energy_at(factor, below + total * (n + 0.5) / slices, left[0], high)
         shift = factor.factorize(shift)
         here = (shift, factor.inertias[shift])
@@ -106,8 +121,14 @@ def states_in_window(factor: ShiftedFactor, lower: float, upper: float) -> State
             if len(found) != upto - count:
                 complete = False
                 note = f"inertia counts {upto - count} states in {begin:.4f} … {end:.4f} eV, {len(found)} were found"
-            done = _joined(done, found)
+        found = pairs.take((pairs.energies > left[0]) & (pairs.energies < gaps[-1][1][0]))
+        parts.append(found if keeper is None else keeper.reduced(found))
         left, pairs = here, pairs.take(pairs.energies > shift)
+        if keeper is not None and slices > 1:
+            ends = {"low": low, "below": below, "high": high, "through": through, "shift": shift, "count": here[1]}
+            shifts, counts = np.array(list(factor.inertias)), np.array(list(factor.inertias.values()))
+            keeper.keep(n, parts[-1], **ends, shifts=shifts, counts=counts, complete=complete, note=note)
+    done = _joined(parts) if parts else pairs
     proved, note = _proof(factor, note) if complete else (False, note)
     states = States(done, below if complete else None, low, high, proved, note)
     return states.between(lower - CLUSTER, upper + CLUSTER)
@@ -215,10 +236,12 @@ def _complete(
     return pairs
 
 
-def _joined(first: Eigenpairs, second: Eigenpairs) -> Eigenpairs:
-    order = np.argsort(np.concatenate([first.energies, second.energies]), kind="stable")
+def _joined(parts: list[Eigenpairs]) -> Eigenpairs:
+    energies = np.concatenate([part.energies for part in parts])
+    populations = [part.populations for part in parts if part.populations is not None]
     return Eigenpairs(
-        np.concatenate([first.energies, second.energies]),
-        np.concatenate([first.vectors, second.vectors], axis=1),
-        np.concatenate([first.residuals, second.residuals]),
-    ).take(order)
+        energies,
+        np.concatenate([part.vectors for part in parts], axis=1),
+        np.concatenate([part.residuals for part in parts]),
+        np.concatenate(populations, axis=1) if populations else None,
+    ).take(np.argsort(energies, kind="stable"))

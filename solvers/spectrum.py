@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
-from deeph_mpi.errors import SolverError
+from deeph_mpi.errors import SolverError, StopRequested
 from deeph_mpi.parallel.memory import return_freed_memory
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers.backends import FactorOptions
+from deeph_mpi.solvers.eigenpairs import Eigenpairs
 from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.fermi import BOLTZMANN_EV, FermiLevel, Filling, fermi_level, frontier_states
+from deeph_mpi.solvers.journal import Forgetful, Journal, Keeper, Record
 from deeph_mpi.solvers.pencil import Pencil
 from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.populations import mulliken_populations
@@ -124,6 +126,7 @@ def spectrum(
     *,
     release: bool = False,
     pools: Pools | None = None,
+    journal: Journal | None = None,
 ) -> Spectrum:
     """Solve at every k-point (nk, 3). Collective.
 
@@ -135,11 +138,13 @@ def spectrum(
         progress: called with one line per k-point of the own pool, on every rank.
         release: whether the assembler may let go of its blocks when no other pencil will be asked of it.
         pools: which ranks solve which k-points; None: all ranks all of them. With several, no vectors are kept.
+        journal: of this pool, keeps its finished k-points and slices; those that it knows are not computed again.
 
     Raises:
+        StopRequested: on all ranks, when the job was asked to stop; what is finished is in the journals.
         SolverError: indefinite S, H not Hermitian, no memory, no electron count for target "fermi", or no convergence.
     """
-    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options, release, pools)
+    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options, release, pools, journal)
     share = np.ones(len(points.kpoints)) if weights is None else np.asarray(weights, dtype=np.float64)
     share = share / share.sum()
     try:
@@ -172,11 +177,13 @@ def _solve(
     if options.window is not None:
         states = _windows(points, options.target, options.window, progress)
     else:
-        mine = {}
-        for n in points.mine:
-            mine[n] = _nearest(points, n, options.target, options.states or 1)
-            progress(points.report(n, mine[n]))
-        states = points.pools.all_states(mine)
+        target, count = options.target, options.states or 1
+        states = points.every(
+            "states",
+            points.mine,
+            lambda n: _nearest(points, n, target, count),
+            lambda n, found: progress(points.report(n, found)),
+        )
     return states, None if filling is None else fermi_level(states, weights, filling, options.temperature)
 
 
@@ -191,12 +198,10 @@ def _at_fermi_level(
     if window is not None:
         del states
         return _windows(points, fermi.energy, window, progress), fermi
-    mine = {}
-    for n in reversed(points.mine):  # the last k-point is still factored
-        mine[n] = states[n].nearest(fermi.energy, count, CLUSTER)
-        if not _suffices(states[n], mine[n], fermi.energy, count):
-            mine[n] = _nearest(points, n, fermi.energy, count)
-    return points.pools.all_states(mine), fermi
+    mine = {n: states[n].nearest(fermi.energy, count, CLUSTER) for n in points.mine}
+    short = [n for n in points.mine if not _suffices(states[n], mine[n], fermi.energy, count)]
+    again = reversed(short)  # the last k-point is still factored
+    return points.every("states", again, lambda n: _nearest(points, n, fermi.energy, count), done=mine), fermi
 
 
 def _around_fermi(points: _Points, filling: Filling, count: int, progress: Callable[[str], None]) -> list[States]:
@@ -204,22 +209,22 @@ def _around_fermi(points: _Points, filling: Filling, count: int, progress: Calla
     options = points.options
     guess = options.guess if options.guess is not None else _guess(points.assembler, filling)
     homo, lumo = -np.inf, np.inf
-    mine = {}
-    for n in points.mine:
-        states = frontier_states(
-            points.factor(n), filling, guess, count + count // 4 + 2, prove=options.prove
-        )
+
+    def solve(n: int) -> States:
+        at = guess if homo == -np.inf else (homo + lumo) / 2
+        return frontier_states(points.factor(n), filling, at, count + count // 4 + 2, prove=options.prove)
+
+    def note(n: int, states: States) -> None:
+        nonlocal homo, lumo
         homo, lumo = max(homo, states.level(filling.homo)), min(lumo, states.level(filling.lumo))
-        guess = (homo + lumo) / 2
-        mine[n] = points.kept(states, searching=True)
         if options.window is None:
             progress(points.report(n, states))
-    return points.pools.all_states(mine)
+
+    return points.every("fermi", points.mine, solve, note, searching=True)
 
 
 def _nearest(points: _Points, n: int, target: float, count: int) -> States:
-    found = nearest_states(points.factor(n), target, count, prove=points.options.prove)
-    return points.kept(found.nearest(target, count, CLUSTER))
+    return nearest_states(points.factor(n), target, count, prove=points.options.prove).nearest(target, count, CLUSTER)
 
 
 def _suffices(states: States, trimmed: States, center: float, count: int) -> bool:
@@ -239,25 +244,26 @@ def _certain_fermi_level(
             raise SolverError("no Fermi level: at some k-point HOMO or LUMO is not among the states found")
         if fermi.certain or attempt == 3 or not points.options.prove:
             break
+        low, high = fermi.energy - margin, fermi.energy + margin
         mine = {n: states[n] for n in points.mine}
-        for n, s in mine.items():
-            low, high = min(s.lower, fermi.energy - margin), max(s.upper, fermi.energy + margin)
-            if low < s.lower or high > s.upper:
-                wider = states_in_window(points.factor(n), low, high)
-                if wider.first is not None:  # else states are missing from it: E_F stays uncertain
-                    mine[n] = points.kept(wider, searching=True)
-        states[:] = points.pools.all_states(mine)
+
+        def wider(n: int, low: float = low, high: float = high) -> States:
+            found = states_in_window(points.factor(n), min(states[n].lower, low), max(states[n].upper, high))
+            return states[n] if found.first is None else found  # states are missing from it: E_F stays uncertain
+
+        short = [n for n, s in mine.items() if low < s.lower or high > s.upper]
+        states[:] = points.every("fermi", short, wider, done=mine, searching=True, anew=True)
     return fermi
 
 
 def _windows(
     points: _Points, center: float, window: tuple[float, float], progress: Callable[[str], None]
 ) -> list[States]:
-    mine = {}
-    for n in points.mine:
-        mine[n] = points.kept(states_in_window(points.factor(n), center + window[0], center + window[1]))
-        progress(points.report(n, mine[n]))
-    return points.pools.all_states(mine)
+    def solve(n: int) -> States:
+        lower, upper = center + window[0], center + window[1]
+        return states_in_window(points.factor(n), lower, upper, points.keeper(n))
+
+    return points.every("states", points.mine, solve, lambda n, states: progress(points.report(n, states)))
 
 
 def _guess(assembler: Assembler, filling: Filling) -> float:
@@ -278,7 +284,9 @@ class _Points:
         options: SolveOptions,
         release: bool,
         pools: Pools | None,
+        journal: Journal | None,
     ) -> None:
+        self.journal: Journal = journal or Forgetful()
         self.assembler, self.kpoints, self.options = assembler, kpoints, options
         self.pools = pools or Pools.single(assembler.world)
         self.mine = self.pools.mine(len(kpoints))
@@ -305,16 +313,60 @@ class _Points:
                 factor.require_positive_overlap(self.options.ill_project)
         return self._open[2]
 
-    def kept(self, states: States, *, searching: bool = False) -> States:
-        """What is kept of a k-point that is still open: vectors and populations only where they may be part of the answer.
+    def every(
+        self,
+        unit: str,
+        indices: Iterable[int],
+        solve: Callable[[int], States],
+        note: Callable[[int, States], None] = lambda n, states: None,
+        *,
+        done: dict[int, States] | None = None,
+        searching: bool = False,
+        anew: bool = False,
+    ) -> list[States]:
+        """The states of all k-points: those of this pool that are not `done` from the journal, or solved and kept there.
 
-        States found while `searching` for E_F are when those nearest it are asked for, and not for a window around it.
+        Vectors and populations are kept only where they may be part of the answer: states found while `searching` for E_F
+        are when those nearest it are asked for, and not for a window around it.
+
+        Args:
+            unit: what the journal calls them.
+            indices: k-points of this pool that are to be solved.
+            solve: gives the states of one.
+            note: called with the states of each.
+            done: others of this pool, which need nothing.
+            searching: see above.
+            anew: whatever the journal knows.
         """
-        wanted = not (searching and self.options.window is not None)
-        if wanted and self.options.groups is not None and self._open is not None:
-            found = mulliken_populations(self._open[1], states.pairs, self.options.groups, CLUSTER)
-            states = replace(states, pairs=replace(states.pairs, populations=found))
-        return states if wanted and self.options.eigenvectors else states.without_vectors()
+        mine, stopped = dict(done or {}), None
+        vectors = self.options.eigenvectors and not (searching and self.options.window is not None)
+        try:
+            for n in indices:
+                record = None if anew else self.journal.known(f"{unit}/{n}")
+                if record is not None:
+                    mine[n] = record.states
+                else:
+                    found = solve(n)
+                    bare = searching and self.options.window is not None
+                    mine[n] = found.without_vectors() if bare else replace(found, pairs=self._reduced(found.pairs))
+                    kept = Record.of_states(mine[n], vectors=vectors)
+                    self.journal.keep(f"{unit}/{n}", kept, instead_of=f"slice/{n}/")
+                note(n, mine[n])
+        except StopRequested as request:
+            stopped = request
+        self.pools.agree(stopped)
+        return self.pools.all_states(mine)
+
+    def keeper(self, index: int) -> Keeper:
+        """Of the slices of k-point `index`."""
+        return Keeper(self.journal, f"slice/{index}/", self.options.eigenvectors, self._reduced)
+
+    def _reduced(self, pairs: Eigenpairs) -> Eigenpairs:
+        """Eigenpairs of the k-point that is open with their populations, and without vectors unless these are kept."""
+        if self.options.groups is not None and self._open is not None and pairs.populations is None:
+            found = mulliken_populations(self._open[1], pairs, self.options.groups, CLUSTER)
+            pairs = replace(pairs, populations=found)
+        return pairs if self.options.eigenvectors else replace(pairs, vectors=np.empty((0, len(pairs))))
 
     def report(self, index: int, states: States) -> str:
         """One line about the states of a k-point."""

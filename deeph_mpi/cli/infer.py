@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from deeph_mpi.cli.observed import observed
-from deeph_mpi.cli.session import ConfigFile, Job, Overrides
+from deeph_mpi.cli.session import ConfigFile, Job, Overrides, Resume
+from deeph_mpi.parallel.watchdog import watchdog
 from deeph_mpi.parallel.world import World
 
 __all__ = ["infer"]
@@ -17,6 +18,7 @@ __all__ = ["infer"]
 def infer(
     config: ConfigFile,
     overrides: Overrides = None,
+    resume: Resume = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="run no network: print what each rank would need and take")
     ] = False,
@@ -43,6 +45,7 @@ def infer(
             return
         from deeph_mpi.infer import infer as run  # heavy: not before the configuration is known to be good
 
-        run(checked, world)
+        with watchdog(world, checked.run, checked.output.directory):
+            run(checked, world, resume=resume)
 
     return job

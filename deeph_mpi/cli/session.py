@@ -14,7 +14,7 @@ from deeph_mpi.errors import ConfigError, StopRequested
 from deeph_mpi.parallel.stopping import Terminated, listen
 from deeph_mpi.parallel.world import World
 
-__all__ = ["ConfigFile", "Job", "Overrides", "execute"]
+__all__ = ["ConfigFile", "Job", "Overrides", "Resume", "execute"]
 
 Job = Callable[[World], None]
 """The work of a subcommand, to be called on all ranks. Collective."""
@@ -23,6 +23,11 @@ ConfigFile = Annotated[Path, typer.Argument(help="TOML file; its relative paths 
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a key of the configuration (repeatable)"),
+]
+
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="go on from the restart file of a run that was stopped; begin where there is none"),
 ]
 
 _PARTS = {"torch": "PyTorch", "e3nn": "e3nn", "petsc4py": "petsc4py", "slepc4py": "slepc4py"}

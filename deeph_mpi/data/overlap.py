@@ -1,4 +1,4 @@
-"""Overlaps that a user brings along for a structure, instead of the model's two-centre table."""
+"""Matrices of a structure from files in the DeepH layout: a user's overlap, rows that were predicted before."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from deeph_mpi.errors import DataError
 from deeph_mpi.parallel.world import World
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["on_common_pairs", "read_overlap"]
+__all__ = ["on_common_pairs", "read_matrix"]
 
 SAME = 1e-4  # Å; positions of one structure in two files
 
 
-def read_overlap(
-    world: World, path: Path, structure: Structure, orbital_map: OrbitalMap, owner: np.ndarray
-) -> BlockSet:
-    """Rows of an `overlap.h5` in a DeepH-layout directory, renumbered to the order of `structure`. Collective.
+def read_matrix(world: World, path: Path, structure: Structure, orbital_map: OrbitalMap, owner: np.ndarray) -> BlockSet:
+    """Rows of a matrix in a DeepH-layout directory, renumbered to the order of `structure`. Collective.
 
     Args:
         path: of the file; POSCAR and info.json lie beside it and say which atoms it is for.
         structure: replicated, in the user's order.
-        orbital_map: that the overlap must have.
+        orbital_map: that the matrix must have.
         owner: (N,) owning rank of every atom of `structure`.
 
     Raises:

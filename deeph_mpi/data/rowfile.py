@@ -16,11 +16,12 @@ import h5py
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.info import read_info
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel import World
 
-__all__ = ["RowFile", "check_overwritable", "write_rows"]
+__all__ = ["RowFile", "check_overwritable", "has_rows", "write_rows"]
 
 _BLOCKS = 1 << 20  # rows of the tables that are worked on at a time
 _WRITES = 16  # between two releases of memory
@@ -129,8 +130,12 @@ class RowFile:
             os.posix_fallocate(raw.fileno(), offset, length)
         return np.memmap(self._temporary, dtype, "r+", offset, shape)
 
-    def finish(self) -> None:
-        """Give the files their names; `blocks` must not be used afterwards. Collective."""
+    def finish(self, origin: str = "") -> None:
+        """Give the files their names; `blocks` must not be used afterwards. Collective.
+
+        Args:
+            origin: a text to know them by, see `has_rows`.
+        """
         world, blocks = self.world, self.blocks
         dtype = blocks.entries.dtype
         counts = np.array(world.comm.allgather((len(blocks), len(blocks.entries))), dtype=np.int64).reshape(-1, 2)
@@ -148,7 +153,7 @@ class RowFile:
                     file["chunk_boundaries"][...] = before
             del self.blocks, self._shapes, blocks
             self._temporary.replace(self._shard)
-        world.on_root(_join, self.directory, self.name, counts, dtype)
+        world.on_root(_join, self.directory, self.name, counts, dtype, origin)
 
 
 def write_rows(
@@ -158,6 +163,7 @@ def write_rows(
     blocks: BlockSet,
     orbitals: np.ndarray,
     spinful: bool = False,
+    origin: str = "",
 ) -> None:
     """Write blocks that every rank holds, see `RowFile`. Collective.
 
@@ -165,6 +171,7 @@ def write_rows(
         blocks: of this rank, possibly none; atoms in the user's order, as in the structure given to `write_geometry`.
         orbitals: (N,) orbitals of every atom, without spin, in the same order.
         spinful: whether these blocks are (2 n_i, 2 n_j).
+        origin: a text to know them by, see `has_rows`.
     """
     sizes = np.asarray(orbitals, dtype=np.int64) * (2 if spinful else 1)
 
@@ -173,7 +180,7 @@ def write_rows(
 
     file = RowFile(world, directory, name, len(blocks), fill, sizes, blocks.entries.dtype)
     file.blocks.entries[...] = blocks.entries
-    file.finish()
+    file.finish(origin)
 
 
 def _file_order(directory: Path, atoms: int) -> np.ndarray | None:
@@ -210,7 +217,19 @@ def _clear(directory: Path, name: str) -> None:
         shard.unlink()
 
 
-def _join(directory: Path, name: str, counts: np.ndarray, dtype: np.dtype) -> None:
+def has_rows(directory: Path, origin: str) -> bool:
+    """Whether H and S of this origin are there, complete with all shards. Not collective."""
+    for name in ("hamiltonian", "overlap"):
+        try:
+            with BlockFile.open(directory / f"{name}.h5") as file:
+                if file.file.attrs.get("origin") != origin:
+                    return False
+        except DataError:
+            return False
+    return True
+
+
+def _join(directory: Path, name: str, counts: np.ndarray, dtype: np.dtype, origin: str) -> None:
     """Write the virtual dataset over shards that hold `counts` (size, 2) blocks and entries."""
     blocks, entries = (int(total) for total in counts.sum(axis=0))
     layouts = {
@@ -236,6 +255,7 @@ def _join(directory: Path, name: str, counts: np.ndarray, dtype: np.dtype) -> No
         start += held
     temporary = directory / f"{name}.h5.tmp"
     with h5py.File(temporary, "w") as file:
+        file.attrs["origin"] = origin
         for dataset, layout in layouts.items():
             file.create_virtual_dataset(dataset, layout)
     temporary.replace(directory / f"{name}.h5")

@@ -120,7 +120,7 @@ def predict(
     groups = bond_groups(domain)
     bonds = sum(len(group.within) + len(group.across) for group in groups)
     total = len(network.layers) * bonds + len(plan.decode)
-    with progress(world, "network: bonds of all layers and pairs", total) as bar:
+    with progress(world, "network: bonds", total) as bar:
         job = _Job(model, domain, plan, orbitals, rows, bonds_per_chunk(model, memory_gb), species, bar)
         state = network.start(owned)
         for layer in network.layers:
@@ -200,7 +200,7 @@ def _decode_pairs(job: _Job, normalized: Features) -> None:
         correction = model.network.pairs(normalized, bonds, kinds)
         results = model.pair_blocks(correction, vectors, kinds)
         job.bar.advance(len(part))
-        _check_finite(results[0])
+        _check_finite(results[0], domain.atoms[domain.pairs.i[part]])
         if rows is None:
             continue
         places = plan.blocks(part)
@@ -220,7 +220,7 @@ def _decode_onsite(job: _Job, state: Features) -> None:
     for part in atom_slices(domain.n_owned):
         kinds = job.species[part]
         results = model.onsite_blocks(model.network.onsite((state[0][part], state[1][part]), kinds), kinds)
-        _check_finite(results[0])
+        _check_finite(results[0], domain.atoms[part])
         if rows is None or places is None:
             continue
         numbers = domain.numbers[part]
@@ -231,9 +231,17 @@ def _decode_onsite(job: _Job, state: Features) -> None:
                 _write(target, at, model.template.extract(blocks[torch.tensor(chosen)], number, number))
 
 
-def _check_finite(blocks: Tensor) -> None:
-    if not bool(torch.isfinite(blocks.sum())):
-        raise ModelError("the network predicts numbers that are not finite for this structure")
+def _check_finite(blocks: Tensor, atoms: np.ndarray) -> None:
+    """Refuse blocks (n, …) with numbers that are not finite, naming those of `atoms` (n,) whose they are."""
+    if bool(torch.isfinite(blocks.sum())):
+        return
+    bad = ~torch.isfinite(blocks.flatten(1)).all(dim=1).cpu().numpy()
+    found = np.unique(atoms[bad]) if bad.any() else np.unique(atoms)
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    raise ModelError(
+        f"the network predicts numbers that are not finite for atoms {', '.join(map(str, found[:5]))}{more} (counted from 0): "
+        "check the structure around them, and that the checkpoint has learnt from such"
+    )
 
 
 def _write(target: BlockSet, at: np.ndarray, blocks: Tensor) -> None:

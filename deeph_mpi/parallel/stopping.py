@@ -1,9 +1,9 @@
 """Requests from outside to stop, and how ranks agree on them.
 
 SIGTERM and SIGUSR1 (preemption, a time limit that comes near) let a job finish the unit at hand where its units are kept
-(`finishing_units`), and end it at once elsewhere. A second SIGTERM ends it at once everywhere. Where the main thread is inside a
-library that waits for other ranks, a thread of its own does that; inside a factorization, which lets no other thread run,
-it has to wait for its end, or for the SIGKILL of the batch system.
+(`finishing_units`), and end it at once elsewhere. A second SIGTERM ends it at once everywhere. Where the main thread is
+inside a library that waits for other ranks, a thread of its own does that; inside a factorization, which lets no other
+thread run, it has to wait for its end, or for the SIGKILL of the batch system.
 """
 
 from __future__ import annotations

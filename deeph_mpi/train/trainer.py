@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from deeph_mpi.config import TrainConfig, TrainSection
-from deeph_mpi.errors import ConfigError, ModelError
+from deeph_mpi.errors import ConfigError, ModelError, StopRequested
 from deeph_mpi.model.checkpoint import load_plain, save_plain
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.progress import progress
+from deeph_mpi.parallel.stopping import finishing_units, stop_agreed
 from deeph_mpi.parallel.torch_group import sum_over_ranks
 from deeph_mpi.train.batch import Sample, empty_like, join
 from deeph_mpi.train.checks import Checks
@@ -77,6 +78,7 @@ class Trainer:
         self.average = {key: value.clone() for key, value in model.network.state_dict().items()}
         self.best: dict[str, Any] = {"error": math.inf, "epoch": 0, "weights": self._weights(self.average)}
         self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.batches, self.loss = 0, 0.0  # done in this epoch, and the sum of their losses on this rank
         self.restart = config.output.directory / "restart.pt"
 
     def _batch(self) -> int | float:
@@ -92,7 +94,11 @@ class Trainer:
         return max(round(STEPS / steps), LEAST_EPOCHS)
 
     def run(self) -> None:
-        """Train to the end (or a limit); afterwards the model has the best weights. Collective."""
+        """Train to the end (or a limit); afterwards the model has the best weights. Collective.
+
+        Raises:
+            StopRequested: on all ranks, when the job was asked to stop; the restart file goes on from the last step.
+        """
         resume = self.world.on_root(lambda: self.settings.resume and self.restart.exists())
         with self.world.together():
             if resume:
@@ -100,13 +106,13 @@ class Trainer:
             elif self.history is not None:
                 self.history.start()
                 self.restart.unlink(missing_ok=True)  # of a run that is not to be continued
-        begin = time.monotonic() - self.seconds
-        with progress(self.world, "epoch", self.epochs, done=self.epoch) as bar:
+        self._begin = time.monotonic() - self.seconds
+        with finishing_units(), progress(self.world, "epoch", self.epochs, done=self.epoch) as bar:
             while not self._finished():
                 loss = self._train_epoch()
                 self.epoch += 1
                 errors = self._validate()
-                self.seconds = self.world.comm.bcast(time.monotonic() - begin, root=0)
+                self.seconds = self.world.comm.bcast(time.monotonic() - self._begin, root=0)
                 self._keep(loss, errors)
                 bar.advance(1, f"loss {loss:.3f} meV, validation {errors['all']:.3f} meV")
         self.model.network.load_state_dict(self.best["weights"])
@@ -129,11 +135,11 @@ class Trainer:
 
     def _train_epoch(self) -> float:
         """One pass over the training structures: the mean loss in meV on the way. Collective."""
-        total = 0.0
         world = self.world
         batches = epoch_batches(self.elements, self.batch, self.settings.seed, self.epoch)
         self.objective.turn = self.epoch
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches[self.batches :], start=self.batches):
+            self._stop_if_asked()
             rate = self._learning_rate(self.epoch + number / len(batches))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -147,8 +153,26 @@ class Trainer:
             self.optimizer.step()
             self.step += 1
             self._update_average()
-            total += float(loss.detach()) * self.elements[batch].sum()
-        return 1e3 * world.sum(total) / self.elements.sum()
+            self.loss += float(loss.detach()) * self.elements[batch].sum()
+            self.batches = number + 1
+        mean = 1e3 * world.sum(self.loss) / self.elements.sum()
+        self.batches, self.loss = 0, 0.0
+        return mean
+
+    def _stop_if_asked(self) -> None:
+        """Between two steps: write the restart file and leave, when a signal asked any rank for it. Collective.
+
+        Raises:
+            StopRequested: on all ranks.
+        """
+        if stop := stop_agreed(self.world):
+            self.seconds = time.monotonic() - self._begin
+            loss = float(self.world.sum(self.loss))
+            with self.world.together():
+                if self.history is not None:
+                    self._save(loss)
+            done = f"{self.epoch} epochs and {self.batches} steps"
+            raise StopRequested(f"stopped by {stop} after {done}: the same command goes on from {self.restart}")
 
     def _gradients(self) -> list[Tensor]:
         """Of all parameters, zero where a rank had nothing to do."""
@@ -198,18 +222,24 @@ class Trainer:
             if self.history is None:
                 return
             self.history.epoch(self.epoch, self.seconds, self._learning_rate(self.epoch), loss, errors)
-            state = {
-                "format": RESTART,
-                "settings": _comparable(self.config),
-                "epoch": self.epoch,
-                "step": self.step,
-                "seconds": self.seconds,
-                "weights": self._weights(self.model.network.state_dict()),
-                "average": self._weights(self.average),
-                "best": self.best,
-                "optimizer": self.optimizer.state_dict(),
-            }
-            save_plain(self.restart, state)
+            self._save(0.0)
+
+    def _save(self, loss: float) -> None:
+        """Write the restart file, given the sum of this epoch's losses over all ranks. Root only."""
+        state = {
+            "format": RESTART,
+            "settings": _comparable(self.config),
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "loss": loss,
+            "step": self.step,
+            "seconds": self.seconds,
+            "weights": self._weights(self.model.network.state_dict()),
+            "average": self._weights(self.average),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_plain(self.restart, state)
 
     def _resume(self) -> None:
         state = load_plain(self.restart, RESTART)
@@ -221,13 +251,14 @@ class Trainer:
                 "choose another output.directory, or set train.resume = false to start over"
             )
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.batches, self.loss = state.get("batches", 0), state.get("loss", 0.0) if self.world.is_root else 0.0
         self.model.network.load_state_dict(state["weights"])
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
         self.best = state["best"]
         self.optimizer.load_state_dict(state["optimizer"])
         if self.history is not None:
             self.history.resume(self.epoch)
-        log.info("resuming after epoch %d", self.epoch)
+        log.info("resuming after epoch %d and %d steps", self.epoch, self.batches)
 
     def _weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.detach().cpu().clone() for key, value in state.items()}

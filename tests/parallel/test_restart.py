@@ -1,0 +1,150 @@
+"""Finished slices, k-points and random vectors are kept when a signal arrives, and taken over by another number of ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeph_mpi.assembly.pencil import PencilAssembler
+from deeph_mpi.assembly.rows import RowMap
+from deeph_mpi.basis.shells import ShellTable
+from deeph_mpi.config import DosSection
+from deeph_mpi.data.geometry import read_geometry
+from deeph_mpi.data.parallel import read_rows
+from deeph_mpi.densities import DosPlan, DosTables, run_dos
+from deeph_mpi.domain.rcb import partition_atoms
+from deeph_mpi.errors import DataError, StopRequested
+from deeph_mpi.journal import RunJournal
+from deeph_mpi.parallel import World, stopping
+from deeph_mpi.restart import Restart
+from deeph_mpi.solvers.journal import Record
+from deeph_mpi.solvers.pools import Pools
+from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
+from tests.dense import read_crystal
+from tests.mpi import DATA
+
+DIRECTORY = DATA / "hbn_c"
+JOB = {"structure": "hbn_c"}
+
+
+class Asked(RunJournal):
+    """Sends a real signal to the last rank before unit number `at` is kept."""
+
+    at = 0
+    kept = 0
+
+    def keep(self, unit: str, record: Record, *, instead_of: str = "") -> None:
+        if self.kept == self.at and self.world.rank == self.world.size - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        self.kept += 1
+        super().keep(unit, record, instead_of=instead_of)
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Signals are requests, forgotten afterwards."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    stopping.listen()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stopping._requests.handle)
+    with stopping.finishing_units():
+        yield
+    stopping._requests.signal = ""
+    for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
+        signal.signal(number, handler)
+
+
+def system(world: World) -> tuple[Any, RowMap, list[Any], RowMap, np.ndarray]:
+    """Structure, rows, blocks of H and S, rows of shells, and the shell of every row."""
+    structure, info = world.on_root(read_geometry, DIRECTORY)
+    orbitals = info.orbital_map.orbitals(structure.numbers)
+    partition = partition_atoms(structure, np.ones(len(structure)), world.size)
+    blocks = [read_rows(world, DIRECTORY / f"{n}.h5", partition.owner, orbitals) for n in ("hamiltonian", "overlap")]
+    shells = ShellTable.build(structure.numbers, info.orbital_map)
+    groups = shells.groups(partition.atoms(world.rank), spins=1)
+    return structure, RowMap(partition, orbitals), blocks, RowMap(partition, shells.counts(len(orbitals))), groups
+
+
+def states(
+    world: World, options: dict[str, Any], make: Callable[..., RunJournal] | None, restart: Restart | None, at: int = 0
+) -> tuple[Spectrum, RowMap, int]:
+    """The window of two k-points, and the factorizations that it took."""
+    _, rows, blocks, shell_rows, groups = system(world)
+    kpoints = np.array([[0.0, 0.0, 0.0], [0.21, -0.13, 0.0]])
+    journal = None
+    if make is not None and restart is not None:
+        journal = make(restart, Pools.single(world), ("fermi", "states", "slice"), range(2), rows, shell_rows)
+        if isinstance(journal, Asked):
+            journal.at = at
+    found = spectrum(
+        PencilAssembler(world, rows, *blocks), kpoints, SolveOptions(**options, groups=groups), journal=journal
+    )
+    return found, rows, found.factorizations
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_slices_and_kpoints(world: World, shared_path: Path, listening: None, at: int) -> None:
+    options = {"target": 0.0, "states": None, "window": (-60.0, 300.0), "eigenvectors": True}
+    whole, rows, effort = states(world, options, None, None)
+    assert whole.energies.shape[1] > 130  # more than one slice
+    restart = Restart(world, shared_path, JOB)
+    with pytest.raises(StopRequested, match="stopped by SIGUSR1") as stopped:
+        states(world, options, Asked, restart, at)
+    assert stopped.value.exit_code == 75
+    assert not list(shared_path.glob("*.part"))
+    if not world.is_root:
+        return
+    alone = World.alone()
+    with pytest.raises(DataError, match=r"another job \(structure differ\)"):
+        Restart(alone, shared_path, {"structure": "another"}, resume=True)
+    again = Restart(alone, shared_path, JOB, resume=True)
+    assert [unit.split(":")[0] for unit in again.units] == (["slice"] if at == 0 else ["slice", "states"][: at and 2])
+    found, here, less = states(alone, options, RunJournal, again)
+    assert less < effort
+    assert found.verified.all()
+    np.testing.assert_allclose(found.energies, whole.energies, rtol=0, atol=1e-9)
+    assert found.vectors is not None
+    assert found.populations is not None
+    h, s = read_crystal(DIRECTORY).at((0.0, 0.0, 0.0))
+    order = here.atom_order(0)  # of one rank: the order of the atoms
+    assert np.array_equal(order, np.arange(len(order)))
+    vectors, energies = found.vectors[0], found.energies[0][np.isfinite(found.energies[0])]
+    assert np.abs(h @ vectors - s @ vectors * energies).max() < 1e-7
+    np.testing.assert_allclose(vectors.T @ s @ vectors, np.eye(len(energies)), rtol=0, atol=1e-9)
+    for populations, count in zip(found.populations, np.isfinite(found.energies).sum(axis=1), strict=True):
+        np.testing.assert_allclose(populations.sum(axis=0), np.ones(count), rtol=0, atol=1e-4)
+    again.finish()
+    assert not list(shared_path.glob("restart*"))
+
+
+def test_random_vectors(world: World, shared_path: Path, listening: None) -> None:
+    section = DosSection(enabled=True, vectors=70, resolution=0.3, window=[-2.0, 2.0], center=0.0, atoms=[1])
+    plan = DosPlan(section, np.zeros((1, 3)), np.ones(1), 2, 0.0)
+
+    def densities(world: World, make: Callable[..., RunJournal] | None, restart: Restart | None, at: int = 0) -> Any:
+        structure, rows, blocks, _, _ = system(world)
+        journal = None
+        if make is not None and restart is not None:
+            journal = make(restart, Pools.single(world), ("dos", "local"), [0])
+            if isinstance(journal, Asked):
+                journal.at = at
+        return run_dos(DosTables(world, rows, structure, *blocks, plan), plan, journal=journal)
+
+    whole = densities(world, None, None)
+    restart = Restart(world, shared_path, JOB)
+    with pytest.raises(StopRequested, match="stopped by SIGUSR1"):
+        densities(world, Asked, restart, 1)
+    stopping._requests.signal = ""
+    again = Restart(world, shared_path, JOB, resume=True)
+    assert again.units == ["dos:0:0", "dos:0:1"]
+    found = densities(world, RunJournal, again)
+    np.testing.assert_allclose(found.density, whole.density, rtol=1e-4, atol=1e-4 * whole.density.max())
+    np.testing.assert_allclose(found.local, whole.local, rtol=1e-4, atol=1e-4 * np.abs(whole.local).max())
+    assert found.vectors == 70
+    assert found.note == whole.note
