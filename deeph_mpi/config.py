@@ -7,6 +7,7 @@ fractional.
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -167,6 +168,8 @@ class SolveSection(Section):
             self.states = 40
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ValueError(f"window must be [lower, upper] with lower < upper, not {self.window}")
+        if self.mesh is not None and math.prod(self.mesh) > 10**6:
+            raise ValueError(f"mesh {self.mesh} has {math.prod(self.mesh)} k-points; at most a million are sampled")
         return self
 
 

@@ -96,7 +96,7 @@ def load(path: str | Path, schema: type[S], overrides: Iterable[str] = ()) -> S:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from None
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _apply(override, values, schema)
@@ -187,8 +187,12 @@ def _resolve(value: Any, info: ValidationInfo) -> Path:
     """A path from the file's folder; `~` is the home folder."""
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError(f"must be a path, not {value!r}")
-    path = Path(value).expanduser()
-    return Path(os.path.normpath((info.context or {}).get("folder", Path.cwd()) / path))
+    try:
+        path = Path(os.path.normpath((info.context or {}).get("folder", Path.cwd()) / Path(value).expanduser()))
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long, no permission to look, no such user after ~
+        raise ValueError(f"is a path that cannot be used: {error}") from None
+    return path
 
 
 def _input_file(value: Any, info: ValidationInfo) -> Path:

@@ -13,6 +13,7 @@ from ase.data import atomic_numbers
 
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 
 __all__ = ["BOHR", "RYDBERG", "AbacusLog", "parse_log", "read_csr"]
 
@@ -49,10 +50,11 @@ def parse_log(path: Path) -> AbacusLog:
     Raises:
         DataError: something is missing, by name.
     """
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        raise DataError(f"cannot read '{path}': {error}") from None
+    with reading(path, "not a log of ABACUS, or one of an unknown version"):
+        return _parse_log(path.read_text(errors="replace"), path)
+
+
+def _parse_log(text: str, path: Path) -> AbacusLog:
     constant = float(_first(text, r"lattice constant \(Bohr\) *= *(\S+)", path)) * BOHR
     number = r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?"
     vectors = re.search(rf"Lattice vectors: \(Cartesian[^\n]*\n((?:\s*{number}\s+{number}\s+{number}\s*\n){{3}})", text)
@@ -98,24 +100,21 @@ def read_csr(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.nd
         DataError: truncated, of several ionic steps, or not in either layout.
     """
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    try:
-        with path.open() as file:
-            lines = _content(file)
-            size, blocks = _header(lines, path)
-            for _ in range(blocks):
-                line = next(text for comment, text in lines if "CSR " not in comment)  # not the zeros of an empty block
-                *image, count = (int(word) for word in line.split())
-                if len(image) != 3:
-                    raise DataError(f"'{path}': expected a line of R and the number of elements")
-                part = _block(lines, count, size)
-                if part is not None:
-                    values, columns, rows = part
-                    parts.append((np.tile(np.array(image, dtype=np.int64), (count, 1)), rows, columns, values))
-            rest = next((text for comment, text in lines if "CSR " not in comment), None)
-    except FileNotFoundError:
-        raise DataError(f"file '{path}' does not exist") from None
-    except (StopIteration, ValueError, RuntimeError, OSError) as error:
-        raise DataError(f"cannot read '{path}': truncated, or not ABACUS's CSR ({error})") from None
+    if not path.is_file():
+        raise DataError(f"file '{path}' does not exist")
+    with reading(path, "truncated, or not ABACUS's CSR"), path.open() as file:
+        lines = _content(file)
+        size, blocks = _header(lines, path)
+        for _ in range(blocks):
+            line = next(text for comment, text in lines if "CSR " not in comment)  # not the zeros of an empty block
+            *image, count = (int(word) for word in line.split())
+            if len(image) != 3:
+                raise DataError(f"'{path}': expected a line of R and the number of elements")
+            part = _block(lines, count, size)
+            if part is not None:
+                values, columns, rows = part
+                parts.append((np.tile(np.array(image, dtype=np.int64), (count, 1)), rows, columns, values))
+        rest = next((text for comment, text in lines if "CSR " not in comment), None)
     if rest is not None:
         raise DataError(f"'{path}' goes on after its {blocks} blocks: matrices of several ionic steps are not read")
     if not parts:

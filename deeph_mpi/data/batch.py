@@ -164,6 +164,11 @@ def _convert(task: Task) -> Outcome:
         return Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code)
     except (OSError, MemoryError) as error:
         return Outcome(task, "failed", f"{type(error).__name__}: {error}", time.monotonic() - start, 1)
+    except Exception as error:  # a parser met what it did not foresee
+        text = (
+            f"cannot read '{task.source}': damaged, or not what this format expects ({type(error).__name__}: {error})"
+        )
+        return Outcome(task, "failed", text, time.monotonic() - start, 1)
     return Outcome(task, "converted", detail, time.monotonic() - start)
 
 

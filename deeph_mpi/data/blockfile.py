@@ -13,10 +13,11 @@ import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 
-__all__ = ["BlockFile", "check_spin", "create_datasets", "create_tables"]
+__all__ = ["CHUNK", "BlockFile", "check_spin", "create_tables"]
 
-_CHUNK = 2**20  # rows that are compressed as one, and so are read as one
+CHUNK = 2**20  # rows that are compressed as one, and so are read as one
 _DATASETS = ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries")
 
 
@@ -52,9 +53,6 @@ class BlockFile:
             raise DataError(f"cannot read '{path}': not an HDF5 file, or truncated ({error})") from None
         try:
             return cls(path, file, *_check_header(path, file))
-        except (OSError, RuntimeError) as error:
-            file.close()
-            raise DataError(f"cannot read '{path}': {error}") from None
         except DataError:
             file.close()
             raise
@@ -91,15 +89,13 @@ class BlockFile:
             DataError: unreadable data, atom indices out of range, shapes that contradict `sizes`, boundaries that
                 contradict the shapes or the number of entries, or entries that are not finite.
         """
-        try:
+        with reading(self.path, f"blocks {start}…{stop}"):
             pairs = self.file["atom_pairs"][start:stop].astype(np.int64)
             shapes = self.file["chunk_shapes"][start:stop].astype(np.int64)
             bounds = self.file["chunk_boundaries"][start : stop + 1].astype(np.int64)
             total = self.file["entries"].shape[0]
             self._check_tables(start, pairs, shapes, bounds, sizes, total)
             entries = self.file["entries"][bounds[0] : bounds[-1]]
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"cannot read blocks {start}…{stop} of '{self.path}': {error}") from None
         finite = np.isfinite(entries)
         if not finite.all():
             block = int(np.searchsorted(bounds - bounds[0], np.argmin(finite), side="right")) - 1
@@ -149,24 +145,19 @@ def check_spin(dtype: np.dtype, spinful: bool, path: Path) -> None:
         raise DataError(f"'{path}': entries are {dtype}, but should be {wanted}")
 
 
-def create_datasets(
-    file: h5py.File, pairs: np.ndarray, boundaries: np.ndarray, entries: np.ndarray, sizes: np.ndarray, compress: bool
-) -> None:
-    """Write the four datasets of blocks `pairs` (n, 5) with `boundaries` (n + 1,), given rows per atom `sizes` (N,)."""
-    for name, values in zip(_DATASETS, (pairs, boundaries, sizes[pairs[:, 3:]], entries), strict=True):
-        kind = values.dtype if name == "entries" else np.int64
-        options = _storage(values.shape, compress)
-        file.create_dataset(name, data=np.ascontiguousarray(values, dtype=kind), **options)
-
-
 def create_tables(
     file: h5py.File, pairs: np.ndarray, sizes: np.ndarray, dtype: np.dtype, compress: bool
 ) -> h5py.Dataset:
-    """As `create_datasets`, but return the entries to be filled in, piece by piece in the order of the pairs."""
-    lengths = sizes[pairs[:, 3:]].prod(axis=1)
-    boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    create_datasets(file, pairs, boundaries, np.zeros(0, dtype=dtype), sizes, compress)
-    del file["entries"]
+    """Write the tables of blocks `pairs` (n, 5), given rows per atom `sizes` (N,).
+
+    Returns:
+        The entries, to be filled in, piece by piece in the order of the pairs. When they are compressed, `file` should be
+        open with a cache of several `CHUNK` entries (`rdcc_nbytes`), or every piece is compressed again with its neighbour.
+    """
+    shapes = sizes[pairs[:, 3:]]
+    boundaries = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))]).astype(np.int64)
+    for name, values in zip(_DATASETS, (pairs, boundaries, shapes), strict=False):
+        file.create_dataset(name, data=np.ascontiguousarray(values, np.int64), **_storage(values.shape, compress))
     shape = (int(boundaries[-1]),)
     return file.create_dataset("entries", shape=shape, dtype=dtype, **_storage(shape, compress))
 
@@ -174,11 +165,16 @@ def create_tables(
 def _storage(shape: tuple[int, ...], compress: bool) -> dict[str, Any]:
     if not compress or not shape[0]:
         return {}
-    chunk = (min(shape[0], _CHUNK), *shape[1:])
+    chunk = (min(shape[0], CHUNK), *shape[1:])
     return {"compression": "gzip", "compression_opts": 9, "shuffle": True, "chunks": chunk}
 
 
 def _check_header(path: Path, file: h5py.Group) -> tuple[int, np.dtype]:
+    with reading(path):
+        return _header_of(path, file)
+
+
+def _header_of(path: Path, file: h5py.Group) -> tuple[int, np.dtype]:
     missing = [name for name in _DATASETS if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise DataError(f"'{path}' lacks {', '.join(missing)} (it holds: {', '.join(file) or 'nothing'})")

@@ -7,6 +7,7 @@ output file, and their indices refer to atoms wrapped into [−½, ½). Orbitals
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from deeph_mpi.data.deeph import DeephInfo, DeephSystem
 from deeph_mpi.data.elements import Elements, blocks_of, pairs_of
 from deeph_mpi.data.hermitian import symmetrize
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 from deeph_mpi.structure.read import check_structure
 from deeph_mpi.structure.structure import Structure
 
@@ -150,12 +152,12 @@ def _read_csr(path: Path, total: int) -> np.ndarray:
     """(n, 3) row, column (from 1), value."""
     if path.stat().st_size == 0:
         return np.empty((0, 3))
-    try:
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it holds no lines: said below
         table = np.loadtxt(path, ndmin=2)
-    except ValueError as error:
-        raise DataError(f"cannot read '{path}': {error}") from None
     indices = table[:, :2]
-    if table.shape[1] != 3 or not np.isfinite(table).all() or indices.min() < 1 or indices.max() > total:
+    finite = len(table) and table.shape[1] == 3 and np.isfinite(table).all()
+    if not finite or indices.min() < 1 or indices.max() > total:
         raise DataError(f"'{path}' must hold lines of row, column, value with indices in 1…{total}")
     return table
 

@@ -11,6 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 
 __all__ = ["HARTREE", "Cp2kInput", "Cp2kOutput", "basis_shells", "parse_input", "parse_output", "vacuum_level"]
 
@@ -86,6 +87,11 @@ def parse_input(path: Path) -> Cp2kInput:
     Raises:
         DataError: when it is unreadable, or its cell or atoms are given in a way that is not understood.
     """
+    with reading(path, "not an input of CP2K"):
+        return _parse_input(path)
+
+
+def _parse_input(path: Path) -> Cp2kInput:
     root = _sections(path)
     cells = [section for section in root.find("CELL") if section.lines]
     if not cells:
@@ -122,6 +128,11 @@ def parse_output(path: Path) -> Cp2kOutput:
     Raises:
         DataError: unreadable, not converged, or without the image lists of H and S.
     """
+    with reading(path, "not an output of CP2K"):
+        return _parse_output(path)
+
+
+def _parse_output(path: Path) -> Cp2kOutput:
     lines = _read(path).splitlines()
     images: dict[str, np.ndarray] = {}
     found: dict[str, str] = {}
@@ -173,7 +184,8 @@ def basis_shells(element: str, name: str, files: list[Path]) -> list[int]:
         lines = [words for words in lines if words]
         for number, words in enumerate(lines):
             if words[0].capitalize() == element and name in words[1:]:
-                return _shells(lines[number + 1 :])
+                with reading(path, f"the basis set {name} of {element} is not in CP2K's format"):
+                    return _shells(lines[number + 1 :])
     raise DataError(
         f"basis set {name} of {element} was not found in {', '.join(map(str, files))}; set CP2K_DATA_DIR, "
         f"or give the shells yourself (--shells {element}=0,0,1,1,2)"
@@ -194,17 +206,16 @@ def vacuum_level(path: Path, fractional: np.ndarray, axis: int = 2) -> float | N
     Raises:
         DataError: when the file is not a complete cube.
     """
-    try:
-        with path.open() as file:
-            lines = [next(file) for _ in range(6)]
-            atoms = abs(int(lines[2].split()[0]))
-            grid = np.array([line.split() for line in lines[3:6]], dtype=float)
-            shape = grid[:, 0].astype(int)
-            for _ in range(atoms):
-                next(file)
-            values = np.array(file.read().split(), dtype=float).reshape(shape)
-    except (OSError, StopIteration, ValueError, IndexError) as error:
-        raise DataError(f"cannot read '{path}' as a cube file: {error}") from None
+    with reading(path, "not a cube file"), path.open() as file:
+        lines = [next(file) for _ in range(6)]
+        atoms = abs(int(lines[2].split()[0]))
+        grid = np.array([line.split() for line in lines[3:6]], dtype=float)
+        shape = grid[:, 0].astype(int)
+        for _ in range(atoms):
+            next(file)
+        values = np.array(file.read().split(), dtype=float).reshape(shape)
+        if not (shape > 0).all() or not np.isfinite(values).all() or not np.isfinite(grid).all():
+            raise ValueError("its numbers are not finite")
     vectors = grid[:, 1:] * shape[:, None] * BOHR
     height = abs(np.linalg.det(vectors)) / np.linalg.norm(np.cross(vectors[axis - 2], vectors[axis - 1]))
     planes = np.arange(shape[axis]) / shape[axis]

@@ -12,6 +12,7 @@ import numpy as np
 
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 
 __all__ = ["DeephInfo", "read_info", "write_info"]
 
@@ -53,12 +54,13 @@ def read_info(directory: str | os.PathLike[str], numbers: np.ndarray | None = No
         DataError: missing or malformed file, wrong types, counts that contradict `numbers`.
     """
     path = Path(directory) / "info.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"'{directory}' is not a DeepH-layout directory: it has no info.json") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"cannot read '{path}': {error}") from None
+    if not path.exists():
+        raise DataError(f"'{directory}' is not a DeepH-layout directory: it has no info.json")
+    with reading(path, "not JSON, or numbers beyond all bounds"):
+        return _checked(json.loads(path.read_text()), path, numbers)
+
+
+def _checked(content: Any, path: Path, numbers: np.ndarray | None) -> DeephInfo:
     if not isinstance(content, dict):
         raise DataError(f"'{path}' must hold one JSON object")
     shells = content.get("elements_orbital_map")

@@ -170,6 +170,8 @@ def _read_tables(
         with h5py.File(path, "r", locking=False) as file:
             for key, dataset in file.items():
                 pair = parse_pair(key, path, len(numbers))
+                if not isinstance(dataset, h5py.Dataset):
+                    raise DataError(f"'{path}': {key} is no dataset")
                 (rows, row_signs), (columns, column_signs) = (with_spins(changes[atom], spins) for atom in pair[3:])
                 if dataset.shape != (len(rows), len(columns)):
                     raise DataError(
@@ -184,7 +186,7 @@ def _read_tables(
                 pairs.append(pair)
     except FileNotFoundError:
         raise DataError(f"file '{path}' does not exist") from None
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         raise DataError(f"cannot read '{path}': not an HDF5 file, or truncated ({error})") from None
     if not pairs:
         raise DataError(f"'{path}' holds no blocks")

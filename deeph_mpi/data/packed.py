@@ -15,7 +15,8 @@ import numpy as np
 
 from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.deeph import DeephSystem, system_from_files
-from deeph_mpi.errors import DataError
+from deeph_mpi.errors import DataError, DeephError
+from deeph_mpi.reading import reading
 
 __all__ = ["pack", "packed_names", "read_packed", "unpack"]
 
@@ -42,7 +43,7 @@ def pack(directories: list[Path], target: Path) -> None:
 
 def packed_names(path: Path) -> list[str]:
     """Names of the structures in a file of `pack`."""
-    with _open(path) as file:
+    with reading(path), _open(path) as file:
         return list(file)
 
 
@@ -53,9 +54,9 @@ def unpack(path: Path, directory: Path) -> list[Path]:
         DataError: not such a file.
     """
     made = []
-    with _open(path) as file:
+    with reading(path), _open(path) as file:
         for name, group in file.items():
-            folder = directory / name
+            folder = directory / _plain(name, path)
             _write_files(group, folder)
             for matrix in _MATRICES:
                 if matrix not in group:
@@ -76,7 +77,7 @@ def read_packed(path: str | os.PathLike[str], name: str) -> DeephSystem:
         DataError: not such a file, no such structure, or damaged data.
     """
     path = Path(path)
-    with _open(path) as file, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, reading(path), _open(path) as file:
         if name not in file:
             raise DataError(f"'{path}' holds no structure '{name}'")
         _write_files(file[name], Path(folder))
@@ -84,7 +85,10 @@ def read_packed(path: str | os.PathLike[str], name: str) -> DeephSystem:
         def matrix(which: str) -> BlockFile:
             return BlockFile.of_group(path / name / which, file[name].get(which))
 
-        return system_from_files(Path(folder), matrix)
+        try:
+            return system_from_files(Path(folder), matrix)
+        except DeephError as error:
+            raise DataError(str(error).replace(folder, str(path / name))) from None
 
 
 def _pack_one(directory: Path, group: h5py.Group) -> None:
@@ -108,7 +112,18 @@ def _pack_one(directory: Path, group: h5py.Group) -> None:
 def _write_files(group: h5py.Group, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in group["files"].items():
-        (folder / Path(name).name).write_bytes(data[()].tobytes())
+        (folder / _plain(name, Path(group.file.filename))).write_bytes(data[()].tobytes())
+
+
+def _plain(name: str, path: Path) -> str:
+    """A name that stays inside the folder it is put into.
+
+    Raises:
+        DataError: it would not.
+    """
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise DataError(f"'{path}' holds something called '{name}', which is no name of a folder or file")
+    return name
 
 
 def _open(path: Path) -> h5py.File:
@@ -116,7 +131,11 @@ def _open(path: Path) -> h5py.File:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise DataError(f"cannot read '{path}': {error}") from None
-    if not len(file) or not all(isinstance(group, h5py.Group) and "files" in group for group in file.values()):
+    try:
+        with reading(path):
+            if not len(file) or not all(isinstance(group, h5py.Group) and "files" in group for group in file.values()):
+                raise DataError(f"'{path}' is not a dataset of `deeph-mpi dataset pack`")
+    except DataError:
         file.close()
-        raise DataError(f"'{path}' is not a dataset of `deeph-mpi dataset pack`")
+        raise
     return file

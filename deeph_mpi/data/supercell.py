@@ -8,12 +8,13 @@ order of the POSCAR, orbitals as everywhere here; spinors of an atom are its ↑
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import mmread, mmwrite
+from scipy.io import mmwrite
 from scipy.sparse import coo_matrix, csr_matrix, load_npz, save_npz
 
 from deeph_mpi.basis.blocks import BlockSet
@@ -22,9 +23,11 @@ from deeph_mpi.data.elements import Elements, system_of
 from deeph_mpi.data.geometry import read_geometry, write_geometry
 from deeph_mpi.data.ragged import spread
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 
 __all__ = ["coordinates", "read_mtx", "read_npz", "write_mtx", "write_npz", "write_petsc_images"]
 
+_COLUMNS = {"real": 3, "complex": 4}  # of a Matrix Market file by the kind of its numbers
 _MAT_FILE_CLASSID = 1211216  # of PETSc, petscmat.h
 
 
@@ -85,7 +88,26 @@ def read_npz(directory: str | os.PathLike[str], *, cutoff: float | None = None) 
 
 def read_mtx(directory: str | os.PathLike[str], *, cutoff: float | None = None) -> DeephSystem:
     """Read what `write_mtx` writes; see `system_of` for the arguments and errors."""
-    return _read(Path(directory), "mtx", mmread, cutoff)
+    return _read(Path(directory), "mtx", _read_text, cutoff)
+
+
+def _read_text(path: Path) -> coo_matrix:
+    """A general matrix of coordinates, as `write_mtx` writes it; SciPy's own reader dies of damaged files (1.17)."""
+    with path.open(encoding="ascii") as file:
+        kind = file.readline().split()
+        if kind[:3] != ["%%MatrixMarket", "matrix", "coordinate"] or kind[4:] != ["general"] or kind[3] not in _COLUMNS:
+            raise ValueError(f"{path.name} starts with '{' '.join(kind)[:80]}', not as a general matrix of coordinates")
+        line = file.readline()
+        while line.startswith("%"):
+            line = file.readline()
+        rows, columns, count = (int(word) for word in line.split())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are no lines: said here
+            table = np.loadtxt(file, ndmin=2)
+    if table.shape != (count, _COLUMNS[kind[3]]) or not np.isfinite(table).all():
+        raise ValueError(f"{path.name} must hold {count} lines of {_COLUMNS[kind[3]]} finite numbers")
+    values = table[:, 2] if kind[3] == "real" else table[:, 2] + 1j * table[:, 3]
+    return coo_matrix((values, (table[:, 0].astype(np.int64) - 1, table[:, 1].astype(np.int64) - 1)), (rows, columns))
 
 
 def _write(directory: Path, system: DeephSystem, ending: str, save: Callable[[Path, csr_matrix], object]) -> None:
@@ -119,12 +141,10 @@ def _write(directory: Path, system: DeephSystem, ending: str, save: Callable[[Pa
 
 def _read(directory: Path, ending: str, load: Callable[[Path], Any], cutoff: float | None) -> DeephSystem:
     structure, info = read_geometry(directory)
-    try:
+    with reading(directory):
         images = np.load(directory / "images.npy") if ending == "npz" else np.loadtxt(directory / "images.txt", ndmin=2)
         matrices = [coo_matrix(load(directory / f"{name}.{ending}")) for name in ("overlap", "hamiltonian")]
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read '{directory}': {error}") from None
-    images = images.astype(np.int64)
+        images = images.astype(np.int64).reshape(-1, 3)
     orbitals = info.orbital_map.orbitals(structure.numbers)
     parts = []
     for matrix, spins in zip(matrices, (1, 2 if info.spinful else 1), strict=True):

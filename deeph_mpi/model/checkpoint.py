@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import torch
 
@@ -24,6 +23,8 @@ from deeph_mpi.model.tables import TwoCentreTable
 __all__ = ["FORMAT", "from_plain", "load_checkpoint", "load_plain", "save_checkpoint", "save_plain", "to_plain"]
 
 FORMAT = "deeph-mpi checkpoint 2"
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def save_plain(path: str | os.PathLike[str], content: dict[str, Any], *, compress: bool = False) -> None:
@@ -57,7 +58,7 @@ def load_plain(path: str | os.PathLike[str], expected: str) -> dict[str, Any]:
         raise ModelError(f"no such checkpoint: {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, BadZipFile, EOFError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # damage shows as anything, from UnpicklingError to IndexError
         reason = str(error).strip().splitlines()
         raise ModelError(
             f"{path} is damaged or not a deeph-mpi checkpoint ({reason[0][:120] if reason else error!r})"
@@ -91,7 +92,7 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
     """
     try:
         network = HamiltonianNetwork(NetworkSettings.from_dict(content["settings"]))
-        network.to(getattr(torch, content["dtype"]))
+        network.to(_DTYPES[content["dtype"]])
         network.load_state_dict(content["network"])
         tables = [
             TwoCentreTable(*(content[name][key].numpy() for key in ("knots", "coefficients", "onsite")))
@@ -103,7 +104,7 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
         for table in tables:
             if len(table.coefficients) != pairs or table.onsite.shape[1:] != (size, size):
                 raise ValueError("its tables are for other elements or orbitals than its network")
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
         reason = str(error).strip().splitlines()
         raise ModelError(f"the checkpoint is incomplete or inconsistent: {reason[0] if reason else error!r}") from None
     for name, value in [

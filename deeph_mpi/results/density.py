@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 
 __all__ = ["DensityRecord", "has_states", "read_density", "write_density"]
 
@@ -100,25 +101,22 @@ def read_density(path: Path) -> tuple[DensityRecord, str] | None:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            if "dos" not in file or "error" not in file["dos"]:
-                return None
-            dos, ldos = file["dos"], file.get("ldos")
-            m = len(dos["energies"])
-            record = DensityRecord(
-                **{name: dos[name][:] for name in ("energies", "density", "error", "edges", "integrated")},
-                **{name: dos.attrs[name] for name in _ATTRIBUTES},
-                atoms=np.empty(0, dtype=np.int64) if ldos is None else ldos["atoms"][:],
-                local=np.zeros((0, m)) if ldos is None else ldos["density"][:],
-                local_error=np.zeros((0, m)) if ldos is None else ldos["error"][:],
-            )
-            return record, str(file.attrs.get("formula", ""))
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"'{path}' is not a complete results.h5 of deeph-mpi: {error}") from None
+    with reading(path, "not a complete results.h5 of deeph-mpi"), h5py.File(path, "r") as file:
+        if "dos" not in file or "error" not in file["dos"]:
+            return None
+        dos, ldos = file["dos"], file.get("ldos")
+        m = len(dos["energies"])
+        record = DensityRecord(
+            **{name: dos[name][:] for name in ("energies", "density", "error", "edges", "integrated")},
+            **{name: dos.attrs[name] for name in _ATTRIBUTES},
+            atoms=np.empty(0, dtype=np.int64) if ldos is None else ldos["atoms"][:],
+            local=np.zeros((0, m)) if ldos is None else ldos["density"][:],
+            local_error=np.zeros((0, m)) if ldos is None else ldos["error"][:],
+        )
+        return record, str(file.attrs.get("formula", ""))
 
 
 def has_states(path: Path) -> bool:
     """Whether results.h5 holds states beside densities. Not collective."""
-    with h5py.File(path, "r") as file:
+    with reading(path), h5py.File(path, "r") as file:
         return "spectrum" in file

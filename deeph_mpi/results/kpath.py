@@ -14,6 +14,9 @@ __all__ = ["KPath", "mesh_points", "read_kpath"]
 _GREEK = {"G": "Γ", "GAMMA": "Γ", "\\GAMMA": "Γ", "GM": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 
 
+_MOST = 100_000  # points of a segment: more are a slip
+
+
 @dataclass(frozen=True)
 class KPath:
     """A path through the zone.
@@ -96,7 +99,7 @@ def _segment(words: list[str], where: str) -> tuple[int, np.ndarray, np.ndarray,
         ends = np.array([float(word) for word in words[1:7]]).reshape(2, 3)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-    if count < 2 or not np.isfinite(ends).all():
-        raise ConfigError(f"{where}: a segment needs at least 2 points and finite ends")
+    if not 2 <= count <= _MOST or not np.isfinite(ends).all():
+        raise ConfigError(f"{where}: a segment needs 2 to {_MOST} points and finite ends")
     names = tuple(_GREEK.get(word.upper(), word) for word in words[7:])
     return count, ends[0], ends[1], (names[0], names[1])

@@ -11,6 +11,7 @@ import numpy as np
 
 from deeph_mpi.basis.shells import ShellTable
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Projections", "participation"]
@@ -39,19 +40,16 @@ class Projections:
         Raises:
             DataError: unreadable, or written without populations.
         """
-        try:
-            with h5py.File(path, "r") as file:
-                if "projections" not in file or "structure" not in file:
-                    raise DataError(
-                        f"'{path}' holds no populations of the states, which this picture needs: "
-                        "solve again with solve.projections = true"
-                    )
-                atoms, table = file["structure"], file["projections"]
-                structure = Structure(*(atoms[name][:] for name in ("numbers", "positions", "cell", "pbc")))
-                shells = ShellTable(*(table[name][:] for name in ("atom", "shell", "l")))
-                return cls(path, structure, shells, table["weights"].shape)
-        except (OSError, KeyError) as error:
-            raise DataError(f"'{path}' is not a complete results.h5 of deeph-mpi: {error}") from None
+        with reading(path, "not a complete results.h5 of deeph-mpi"), h5py.File(path, "r") as file:
+            if "projections" not in file or "structure" not in file:
+                raise DataError(
+                    f"'{path}' holds no populations of the states, which this picture needs: "
+                    "solve again with solve.projections = true"
+                )
+            atoms, table = file["structure"], file["projections"]
+            structure = Structure(*(atoms[name][:] for name in ("numbers", "positions", "cell", "pbc")))
+            shells = ShellTable(*(table[name][:] for name in ("atom", "shell", "l")))
+            return cls(path, structure, shells, table["weights"].shape)
 
     def shares(self, chosen: np.ndarray) -> np.ndarray:
         """(nk, n) population of every state on the shells where `chosen` (shells,) is true."""
@@ -63,7 +61,7 @@ class Projections:
 
     def on_atoms(self, kpoint: int) -> np.ndarray:
         """(n, N) population of the atoms in every state of a k-point."""
-        with h5py.File(self.path, "r") as file:
+        with reading(self.path), h5py.File(self.path, "r") as file:
             return self._by_atom(file["projections/weights"][kpoint])
 
     def _by_atom(self, weights: np.ndarray) -> np.ndarray:
@@ -71,7 +69,7 @@ class Projections:
         return np.add.reduceat(weights.astype(np.float64), first, axis=1)
 
     def _each(self, reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        with h5py.File(self.path, "r") as file:
+        with reading(self.path), h5py.File(self.path, "r") as file:
             table = file["projections/weights"]
             return np.array([reduce(table[k]) for k in range(len(table))])
 

@@ -17,6 +17,7 @@ from deeph_mpi.basis.shells import ShellTable
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel.traffic import count_sent
 from deeph_mpi.parallel.world import World
+from deeph_mpi.reading import reading
 from deeph_mpi.results.dos import density_of_states
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.stages import read_stages, stage_attributes
@@ -80,24 +81,21 @@ def read_results(path: Path) -> tuple[RunRecord, SpectrumRecord]:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            group = file["spectrum"]
-            tables: dict[str, Any] = {name: group[_dataset(name)][:] for name in _TABLES}
-            levels: dict[str, Any] = {name: float(group.attrs[key]) for name, key in _LEVELS.items()}
-            path_of = group.get("path")
-            spectrum = SpectrumRecord(
-                **tables,
-                **levels,
-                notes=json.loads(group.attrs["notes"]),
-                distances=np.empty(0) if path_of is None else path_of["distances"][:],
-                ticks=[] if path_of is None else path_of["ticks"][:].tolist(),
-                labels=[] if path_of is None else json.loads(path_of.attrs["labels"]),
-                is_mesh=bool(group.attrs["is_mesh"]),
-            )
-            return _read_run(file), spectrum
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"'{path}' is not a complete results.h5 of deeph-mpi: {error}") from None
+    with reading(path, "not a complete results.h5 of deeph-mpi"), h5py.File(path, "r") as file:
+        group = file["spectrum"]
+        tables: dict[str, Any] = {name: group[_dataset(name)][:] for name in _TABLES}
+        levels: dict[str, Any] = {name: float(group.attrs[key]) for name, key in _LEVELS.items()}
+        path_of = group.get("path")
+        spectrum = SpectrumRecord(
+            **tables,
+            **levels,
+            notes=json.loads(group.attrs["notes"]),
+            distances=np.empty(0) if path_of is None else path_of["distances"][:],
+            ticks=[] if path_of is None else path_of["ticks"][:].tolist(),
+            labels=[] if path_of is None else json.loads(path_of.attrs["labels"]),
+            is_mesh=bool(group.attrs["is_mesh"]),
+        )
+        return _read_run(file), spectrum
 
 
 def _dataset(name: str) -> str:
