@@ -9,7 +9,7 @@ import numpy as np
 
 from deeph_mpi.domain.cell import wrap
 from deeph_mpi.domain.halo import HaloExchange
-from deeph_mpi.domain.neighbours import neighbour_pairs, pair_vectors
+from deeph_mpi.domain.neighbours import neighbour_pairs, pair_vectors, reach_of, shells_around
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.radii import Radii, RadiusTable
 from deeph_mpi.domain.rcb import partition_atoms
@@ -171,8 +171,9 @@ def local_atoms(structure: Structure, partition: Partition, rank: int, r_message
     wrapped = wrap(structure)
     pairs, messages = _Found(), _Found()
     groups = _groups(structure, owned)
-    for rows in groups:
-        found = neighbour_pairs(structure, owned[rows], reach, wrapped)
+    shells = shells_around(wrapped, [owned[rows] for rows in groups], reach_of(RadiusTable.build(reach, z)))
+    for rows, shell in zip(groups, shells, strict=True):
+        found = neighbour_pairs(structure, owned[rows], reach, wrapped, shell)
         starts = rows[np.searchsorted(owned[rows], found.i)]
         in_pair = found.distances <= table.of(z[found.i], z[found.j])
         for kept, which in ((pairs, in_pair), (messages, found.distances <= r_message)):

@@ -7,6 +7,7 @@ pairs between ghosts, and it does not import torch.)
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,19 @@ from deeph_mpi.domain.radii import Radii, RadiusTable
 from deeph_mpi.errors import StructureError
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["PairList", "Shell", "neighbour_pairs", "pair_order", "pair_vectors", "shell_around"]
+__all__ = [
+    "PairList",
+    "Shell",
+    "neighbour_pairs",
+    "pair_order",
+    "pair_vectors",
+    "reach_of",
+    "shell_around",
+    "shells_around",
+]
 
 CLOSEST = 0.5  # Å; no two nuclei are closer in any structure that makes sense
+TOGETHER = 32  # groups of centres for which the whole structure is looked through once
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,11 @@ class Shell:
 
 
 def neighbour_pairs(
-    structure: Structure, centres: np.ndarray, cutoff: Radii, wrapped: WrappedAtoms | None = None
+    structure: Structure,
+    centres: np.ndarray,
+    cutoff: Radii,
+    wrapped: WrappedAtoms | None = None,
+    shell: Shell | None = None,
 ) -> PairList:
     """All directed pairs from `centres` with 0 < |r_j + R·cell − r_i| ≤ cutoff, i = j with R ≠ 0 included.
 
@@ -78,15 +93,16 @@ def neighbour_pairs(
         centres: (n,) global indices, each once.
         cutoff: Å, one radius or one per pair of elements.
         wrapped: of the structure, where it is known already.
+        shell: around the centres, where it is known already, within `reach_of` the radii.
 
     Raises:
         StructureError: when two atoms (or an atom and its own image) are closer than 0.5 Å, naming them.
     """
     centres = np.asarray(centres, dtype=np.int64)
     radii = RadiusTable.build(cutoff, structure.numbers)
-    reach = max(radii.largest, CLOSEST) * (1 + 1e-9) + 1e-6  # the exact comparison is made below
+    reach = reach_of(radii)  # the exact comparison is made below
     wrapped = wrapped or wrap(structure)
-    shell = shell_around(wrapped, centres, reach)
+    shell = shell or shell_around(wrapped, centres, reach)
     found = _tree(shell.centres).sparse_distance_matrix(_tree(shell.positions), reach, output_type="ndarray")
     i, image = centres[found["i"]], found["j"]
     j = shell.atoms[image]
@@ -99,6 +115,11 @@ def neighbour_pairs(
     inside = np.flatnonzero(distances <= radii.of(structure.numbers[i], structure.numbers[j]))
     inside = inside[pair_order(i[inside], j[inside], R[inside])]
     return PairList(i[inside], j[inside], R[inside], vectors[inside], distances[inside])
+
+
+def reach_of(radii: RadiusTable) -> float:
+    """Å, within which candidates for pairs are looked for: a little beyond the largest radius."""
+    return max(radii.largest, CLOSEST) * (1 + 1e-9) + 1e-6
 
 
 def pair_order(i: np.ndarray, j: np.ndarray, R: np.ndarray) -> np.ndarray:
@@ -136,6 +157,30 @@ def shell_around(wrapped: WrappedAtoms, centres: np.ndarray, reach: float) -> Sh
         atoms = atoms[chosen]
         cells = np.column_stack([cells[chosen], first[chosen] + number])
     return Shell(own @ wrapped.cell, atoms, cells, (f[atoms] + cells) @ wrapped.cell)
+
+
+def shells_around(wrapped: WrappedAtoms, groups: Sequence[np.ndarray], reach: float) -> Iterator[Shell]:
+    """`shell_around` for many groups of centres in turn, of which those that follow each other should lie close together.
+
+    All atoms are looked through once for `TOGETHER` groups, then only what lies around these.
+    """
+    f = wrapped.fractional
+    for start in range(0, len(groups), TOGETHER):
+        some = groups[start : start + TOGETHER]
+        wide = shell_around(wrapped, np.concatenate(some), reach)
+        if len(some) == 1:
+            yield wide
+            continue
+        x = f[wide.atoms] + wide.cells
+        for centres in some:
+            if len(centres) == 0:
+                yield shell_around(wrapped, centres, reach)
+                continue
+            margin = reach / wrapped.heights
+            low, high = f[centres].min(axis=0) - margin, f[centres].max(axis=0) + margin
+            inside = ((x >= low) & (x <= high)).all(axis=1)
+            own = f[centres] @ wrapped.cell
+            yield Shell(own, wide.atoms[inside], wide.cells[inside], wide.positions[inside])
 
 
 def _tree(points: np.ndarray) -> cKDTree:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from deeph_mpi.domain.cell import WrappedAtoms, wrap
-from deeph_mpi.domain.neighbours import shell_around
+from deeph_mpi.domain.cell import wrap
+from deeph_mpi.domain.neighbours import Shell, shells_around
 from deeph_mpi.domain.radii import Radii, RadiusTable
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.parallel import World
@@ -15,6 +15,7 @@ from deeph_mpi.structure.structure import Structure
 __all__ = ["pair_weights"]
 
 CHUNK = 10_000  # centres at a time
+SLACK = 1e-6  # Å, lets an atom find itself (its onsite block) where the radius of its element is zero
 
 
 def pair_weights(world: World, structure: Structure, orbitals: np.ndarray, cutoff: Radii) -> np.ndarray:
@@ -44,9 +45,11 @@ def pair_weights(world: World, structure: Structure, orbitals: np.ndarray, cutof
         share = pieces.owner // max(parts, 1)
         mine = np.flatnonzero(share == world.rank)
         columns = np.empty(len(mine))
-        for piece in range(world.rank * parts, (world.rank + 1) * parts):
-            centres = np.flatnonzero(pieces.owner == piece)
-            columns[np.searchsorted(mine, centres)] = _columns(structure, wrapped, centres, np.asarray(orbitals), radii)
+        order = mine[np.argsort(pieces.owner[mine], kind="stable")]
+        sizes = np.bincount(pieces.owner[mine] - world.rank * parts, minlength=parts)
+        groups = np.split(order, np.cumsum(sizes)[:-1])
+        for centres, shell in zip(groups, shells_around(wrapped, groups, radii.largest + SLACK), strict=True):
+            columns[np.searchsorted(mine, centres)] = _columns(structure, shell, centres, np.asarray(orbitals), radii)
     counts = np.bincount(share, minlength=world.size)
     gathered = np.empty(len(structure))
     world.comm.Allgatherv(columns, [gathered, counts, MPI.DOUBLE])
@@ -56,12 +59,9 @@ def pair_weights(world: World, structure: Structure, orbitals: np.ndarray, cutof
 
 
 def _columns(
-    structure: Structure, wrapped: WrappedAtoms, centres: np.ndarray, orbitals: np.ndarray, radii: RadiusTable
+    structure: Structure, shell: Shell, centres: np.ndarray, orbitals: np.ndarray, radii: RadiusTable
 ) -> np.ndarray:
-    # Counting needs no list of pairs, only one count per centre and species. The slack lets an atom find itself (its
-    # onsite block) where the radius of its element is zero.
-    slack = 1e-6
-    shell = shell_around(wrapped, centres, radii.largest + slack)
+    # Counting needs no list of pairs, only one count per centre and species.
     centre_numbers, shell_numbers = structure.numbers[centres], structure.numbers[shell.atoms]
     columns = np.zeros(len(centres))
     for z2 in np.unique(shell_numbers):
@@ -70,6 +70,6 @@ def _columns(
         size = orbitals[shell.atoms[there][0]]
         for z1 in np.unique(centre_numbers):
             here = np.flatnonzero(centre_numbers == z1)
-            radius = radii.radii[radii.species[z1], radii.species[z2]] + slack
+            radius = radii.radii[radii.species[z1], radii.species[z2]] + SLACK
             columns[here] += size * tree.query_ball_point(shell.centres[here], radius, return_length=True)
     return columns
