@@ -38,7 +38,8 @@ def _updates(matrices: list[Tensor]) -> list[Tensor]:
     size = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if size > 1 else 0
     costs = [matrix.numel() * min(matrix.shape[-2:]) + _CALLS for matrix in matrices]
-    load, taken = [0.0] * size, [[] for _ in range(size)]  # type: list[float], list[list[int]]
+    load = [0.0] * size
+    taken: list[list[int]] = [[] for _ in range(size)]
     for index in sorted(range(len(matrices)), key=lambda index: -costs[index]):
         owner = min(range(size), key=lambda one: load[one])
         load[owner] += costs[index]
