@@ -54,7 +54,8 @@ def observed(command: Callable[..., Job | None]) -> Callable[..., Job | None]:
 
             level = logging.getLevelNamesMapping()[str(chosen["log_level"]).upper()]
             wanted = Observation(level, chosen["log_files"], chosen["json_lines"], chosen["profile"])
-            with observing(world, wanted, command.__name__):
+            subject = options.get("config", "")
+            with observing(world, wanted, command.__name__, str(subject)):
                 job(world)
 
         return watched

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from deeph_mpi._version import __version__
@@ -20,6 +22,8 @@ from deeph_mpi.parallel.profile import Profile
 from deeph_mpi.parallel.world import World
 
 __all__ = ["Observation", "observing"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,14 @@ class Observation:
 
 
 @contextmanager
-def observing(world: World, wanted: Observation, command: str) -> Iterator[None]:
+def observing(world: World, wanted: Observation, command: str, subject: str = "") -> Iterator[None]:
     """Watch what happens inside. Entering, and leaving without an error, is collective.
+
+    Args:
+        world: the ranks.
+        wanted: how.
+        command: what is run, for `JsonLines`.
+        subject: what it is run on, for a line at the top of the log; no line without it.
 
     Raises:
         DeephError: on all ranks, when a file cannot be written.
@@ -76,6 +86,8 @@ def observing(world: World, wanted: Observation, command: str) -> Iterator[None]
         if wanted.profile is not None:
             profile = Profile(world, wanted.profile)
             stack.enter_context(listening(profile))
+        if subject:
+            _headline(world, f"{command} {subject}")
         emit("start", command=command, arguments=sys.argv[1:], version=__version__, ranks=world.size)
         try:
             yield
@@ -88,6 +100,16 @@ def observing(world: World, wanted: Observation, command: str) -> Iterator[None]
             emit("end", exit_code=code, error=message, seconds=time.monotonic() - begin)
             raise
         emit("end", exit_code=0, error=None, seconds=time.monotonic() - begin)
+
+
+def _headline(world: World, what: str) -> None:
+    nodes = round(world.sum(1 / world.local_size))
+    ranks = f"{world.size} rank{'s' * (world.size > 1)} on {nodes} node{'s' * (nodes > 1)}"
+    threads = os.environ.get("OMP_NUM_THREADS", "?")
+    now = datetime.now().astimezone()
+    log.info(
+        "%s: deeph-mpi %s, %s, %s thread(s) each, %s", what, __version__, ranks, threads, f"{now:%Y-%m-%d %H:%M %Z}"
+    )
 
 
 def _write_lines(stack: ExitStack, path: Path) -> None:

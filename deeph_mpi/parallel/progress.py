@@ -30,7 +30,8 @@ class Progress:
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
-        self._before, self._start = done, time.monotonic()
+        self._before = done
+        self._start = self._last = time.monotonic()
         self.show: Callable[[int, str], None] | None = None
 
     @property
@@ -42,11 +43,15 @@ class Progress:
     def left(self) -> float | None:
         """Seconds that the other steps will take at the pace of those done here; None before the first of them."""
         done = self.done - self._before
-        return self.spent / done * (self.total - self.done) if done else None
+        if not done:
+            return None
+        whole = (self._last - self._start) / done * (self.total - self.done)  # as it was after the last of them
+        return max(whole - (time.monotonic() - self._last), 0.0)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more steps done; `note` (a loss, a k-point) is shown beside the count."""
         self.done += n
+        self._last = time.monotonic()
         emit(
             "progress",
             label=self.label,
@@ -97,18 +102,24 @@ def progress(world: World, label: str, total: int, done: int = 0) -> Iterator[Pr
         yield loop
     else:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
+        from rich.text import Text
+
+        class Left(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text("" if loop.left is None else f"{_clock(loop.left)} left")
 
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(label))),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            Left(Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
-        with Bars(*columns, console=Console(), transient=True) as bars:
+        with Bars(*columns, console=Console(), transient=True, expand=True) as bars:
             task = bars.add_task(label, total=total, completed=done, note="")
             loop.show = lambda n, note: bars.update(task, advance=n, note=note)
             yield loop

@@ -119,13 +119,20 @@ def table_of_stages(rows: Sequence[StageRow], ranks: int) -> list[str]:
     if ranks == 1:
         lines = [f"{'stage':<{width}}  seconds  memory (GB)"]
         return lines + [f"{r.name:<{width}}{r.seconds.max:9.2f}{r.memory.max / 1e9:13.3f}" for r in rows]
-    titles = ("seconds", "memory of a rank (GB)", "sent by a rank (MB)")
-    lines = [f"{'':<{width}}" + "".join(f"   {title:<27}" for title in titles).rstrip()]
-    lines.append(f"{'stage':<{width}}" + f"   {'max':>9}{'mean':>9}{'min':>9}" * 3)
+    columns = (("seconds", "seconds", 8, 2, 1.0), ("memory", "GB of a rank", 7, 2, 1e9), ("sent", "MB sent", 8, 1, 1e6))
+    lines = ["".join([" " * width, *(f" {title:>{3 * room}}" for _, title, room, _, _ in columns)])]
+    parts = [f"{part:>{room}}" for _, _, room, _, _ in columns for part in Spread._fields]
+    lines.append(f"{'stage':<{width}}" + "".join(" " * (n % 3 == 0) + part for n, part in enumerate(parts)))
     for row in rows:
         text = f"{row.name:<{width}}"
-        for spread, unit, digits in ((row.seconds, 1.0, 2), (row.memory, 1e9, 3), (row.sent, 1e6, 3)):
-            text += "   " + "".join(f"{value / unit:9.{digits}f}" for value in spread)
+        for name, _, room, digits, unit in columns:
+            text += " " + "".join(_fitted(value / unit, room, digits) for value in getattr(row, name))
         lines.append(text)
-    lines.append("(sent: what deeph-mpi itself exchanges; the messages of PETSc, SLEPc and MUMPS are not in it)")
+    lines.append("(sent: by deeph-mpi itself; messages of PETSc, SLEPc and MUMPS are not counted)")
     return lines
+
+
+def _fitted(value: float, room: int, digits: int) -> str:
+    """With so many decimals, or fewer where a blank would not remain in front."""
+    texts = (f"{value:{room}.{n}f}" for n in range(digits, -1, -1))
+    return next((text for text in texts if text.startswith(" ")), f" {value:.0f}")
