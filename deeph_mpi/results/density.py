@@ -11,6 +11,7 @@ import numpy as np
 
 from deeph_mpi.errors import DataError
 from deeph_mpi.reading import reading
+from deeph_mpi.results.wholefile import reserve, told
 
 __all__ = ["DensityRecord", "has_states", "read_density", "write_density"]
 
@@ -75,7 +76,8 @@ def write_density(path: Path, record: DensityRecord, attributes: dict[str, objec
     temporary = path.with_name(path.name + ".part")
     if keep:
         shutil.copyfile(path, temporary)
-    with h5py.File(temporary, "r+" if keep else "w") as file:
+    reserve(temporary, sum(value.nbytes for value in vars(record).values() if isinstance(value, np.ndarray)))
+    with told(path), h5py.File(temporary, "r+" if keep else "w") as file:
         file.attrs.update(attributes)
         for name in ("dos", "ldos"):
             if name in file:

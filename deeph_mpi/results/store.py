@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.shells import ShellTable
-from deeph_mpi.errors import DataError
+from deeph_mpi.errors import DataError, DeephError
 from deeph_mpi.parallel.traffic import count_sent
 from deeph_mpi.parallel.world import World
 from deeph_mpi.reading import reading
 from deeph_mpi.results.dos import density_of_states
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.stages import read_stages, stage_attributes
+from deeph_mpi.results.wholefile import reserve, told
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["read_results", "write_results"]
@@ -62,15 +64,20 @@ def write_results(
         DeephError: on all ranks, when the file cannot be written.
     """
     temporary = path.with_name(path.name + ".part")
-    world.on_root(_write_tables, temporary, run, spectrum, structure)
-    if vectors is not None and rows is not None:
-        dtype = np.dtype(np.complex128 if any(np.iscomplexobj(v) for v in vectors) else np.float64)
-        _write_states(world, temporary, "spectrum/eigenvectors", vectors, rows, dtype)
-    if populations is not None and rows is not None and shells is not None:
-        by_shell = RowMap(rows.partition, shells.counts(len(rows.sizes)))
-        _write_states(world, temporary, "projections/weights", populations, by_shell, np.dtype(np.float32))
-        world.on_root(_write_arrays, temporary, "projections", shells)
-    world.on_root(temporary.replace, path)
+    try:
+        world.on_root(_write_tables, temporary, run, spectrum, structure)
+        if vectors is not None and rows is not None:
+            dtype = np.dtype(np.complex128 if any(np.iscomplexobj(v) for v in vectors) else np.float64)
+            _write_states(world, temporary, "spectrum/eigenvectors", vectors, rows, dtype)
+        if populations is not None and rows is not None and shells is not None:
+            by_shell = RowMap(rows.partition, shells.counts(len(rows.sizes)))
+            _write_states(world, temporary, "projections/weights", populations, by_shell, np.dtype(np.float32))
+            world.on_root(_write_arrays, temporary, "projections", shells)
+        world.on_root(temporary.replace, path)
+    except DeephError:
+        if world.is_root and temporary.is_file():
+            temporary.unlink()
+        raise
 
 
 def read_results(path: Path) -> tuple[RunRecord, SpectrumRecord]:
@@ -104,7 +111,8 @@ def _dataset(name: str) -> str:
 
 def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord, structure: Structure | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    reserve(path, sum(getattr(spectrum, name).nbytes for name in _TABLES))
+    with told(path), h5py.File(path, "w") as file:
         for name in (field.name for field in dataclasses.fields(run) if field.name != "stages"):
             file.attrs[name] = getattr(run, name)
         file.attrs.update(stage_attributes(run.stages))
@@ -128,7 +136,9 @@ def _write_tables(path: Path, run: RunRecord, spectrum: SpectrumRecord, structur
 
 def _write_arrays(path: Path, group: str, arrays: Structure | ShellTable) -> None:
     """The fields of a dataclass of arrays as datasets of a group."""
-    with h5py.File(path, "r+") as file:
+    fields = [getattr(arrays, field.name) for field in dataclasses.fields(arrays)]
+    reserve(path, sum(np.asarray(values).nbytes for values in fields))
+    with told(path), h5py.File(path, "r+") as file:
         target = file.require_group(group)
         for field in dataclasses.fields(arrays):
             target[field.name] = getattr(arrays, field.name)
@@ -153,6 +163,7 @@ def _write_states(
         with world.together():
             if world.is_root:
                 shape = (len(vectors), max(v.shape[1] for v in vectors), rows.dimension)
+                reserve(path, math.prod(shape) * dtype.itemsize)
                 dataset = stack.enter_context(h5py.File(path, "r+")).create_dataset(name, shape, dtype)
                 places = np.argsort(np.concatenate([rows.atom_order(rank) for rank in range(world.size)]))
         for k, local in enumerate(vectors):
@@ -160,6 +171,8 @@ def _write_states(
                 if not world.is_root:
                     count_sent(len(local) * dtype.itemsize)
                 world.comm.Gatherv(np.ascontiguousarray(local[:, n], dtype), (state, counts))
-                with world.together():
+                with world.together(), told(path):
                     if world.is_root:
                         dataset[k, n] = state[places]
+        with world.together(), told(path):
+            stack.close()

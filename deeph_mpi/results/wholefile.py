@@ -13,12 +13,21 @@ import h5py
 
 from deeph_mpi.errors import DataError, DeephError
 
-__all__ = ["adding_to", "check_whole"]
+__all__ = ["adding_to", "check_whole", "reserve", "told"]
 
 _MARK = b"crc32 of the above: "
 _TRAILER = len(_MARK) + 8
 _PIECE = 1 << 24
 _SPARE = 1 << 16  # bytes beside the data for what HDF5 keeps of them
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What HDF5 raises when it cannot write, as an error that names the file. Not collective."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: when a file cannot be closed
+        raise DeephError(f"'{path}' cannot be written: {error}") from None
 
 
 @contextlib.contextmanager
@@ -33,36 +42,44 @@ def adding_to(path: Path, create: Callable[[h5py.File], None], room: int) -> Ite
     Raises:
         DeephError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
-        if path.exists():
-            shutil.copyfile(path, temporary)
-            os.truncate(temporary, path.stat().st_size - _TRAILER)
-        else:
-            _reserve(temporary, room)
-            with h5py.File(temporary, "w") as file:
-                create(file)
-        _reserve(temporary, room)
-        with h5py.File(temporary, "r+") as file:
-            yield file
-        with temporary.open("r+b") as raw:
-            checksum = _checksum(raw.fileno(), os.fstat(raw.fileno()).st_size)
-            raw.seek(0, os.SEEK_END)
-            raw.write(_MARK + checksum)
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: HDF5's, when a file cannot be closed
-        raise DeephError(f"'{path}' cannot be written: {error}") from None
+        with told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                shutil.copyfile(path, temporary)
+                os.truncate(temporary, path.stat().st_size - _TRAILER)
+            else:
+                reserve(temporary, room)
+                with h5py.File(temporary, "w") as file:
+                    create(file)
+            reserve(temporary, room)
+            with h5py.File(temporary, "r+") as file:
+                yield file
+            with temporary.open("r+b") as raw:
+                checksum = _checksum(raw.fileno(), os.fstat(raw.fileno()).st_size)
+                raw.seek(0, os.SEEK_END)
+                raw.write(_MARK + checksum)
+                raw.flush()
+                os.fsync(raw.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _reserve(path: Path, room: int) -> None:
-    """Space at the end of a file; HDF5 gives back what it does not need."""
+def reserve(path: Path, room: int) -> None:
+    """Space at the end of a file, which is made when absent; HDF5 gives back what it does not need. Not collective.
+
+    A full disk is an error here, before HDF5 meets it, which keeps a file that it cannot close, and fails again at the exit.
+
+    Raises:
+        OSError: no space.
+    """
     with path.open("ab") as raw:
-        os.posix_fallocate(raw.fileno(), os.fstat(raw.fileno()).st_size, room + _SPARE)
+        try:
+            os.posix_fallocate(raw.fileno(), os.fstat(raw.fileno()).st_size, room + _SPARE)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
 
 
 def check_whole(path: Path, remedy: str) -> None:

@@ -46,13 +46,13 @@ def interrupt(
         command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
         while not when():
             assert job.poll() is None, job.communicate()[0]
             assert time.monotonic() < limit, "nothing happened"
             time.sleep(0.002)
         os.kill(job.pid if rank is None else ranks_of(job)[rank], number)
-        output, _ = job.communicate(timeout=60)
+        output, _ = job.communicate(timeout=120)
     finally:
         job.kill()
     return Interrupted(command, job.returncode, output)

@@ -21,13 +21,18 @@ from deeph_mpi.densities import DosPlan, DosTables, run_dos
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.errors import DataError, StopRequested
 from deeph_mpi.journal import RunJournal
+from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.parallel import World, stopping
 from deeph_mpi.restart import Restart
+from deeph_mpi.solvers import slicing
 from deeph_mpi.solvers.journal import Record
 from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
+from deeph_mpi.train.run import train
+from deeph_mpi.train.trainer import Trainer
 from tests.dense import read_crystal
 from tests.mpi import DATA
+from tests.parallel.test_training import config, log
 
 DIRECTORY = DATA / "hbn_c"
 JOB = {"structure": "hbn_c"}
@@ -88,15 +93,19 @@ def states(
     return found, rows, found.factorizations
 
 
-@pytest.mark.parametrize("at", [0, 2])
-def test_slices_and_kpoints(world: World, shared_path: Path, listening: None, at: int) -> None:
+@pytest.mark.parametrize("at", [0, 4])
+def test_slices_and_kpoints(
+    world: World, shared_path: Path, listening: None, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    monkeypatch.setattr(slicing, "_SLICE", 40)
     options = {"target": 0.0, "states": None, "window": (-60.0, 300.0), "eigenvectors": True}
-    whole, rows, effort = states(world, options, None, None)
-    assert whole.energies.shape[1] > 130  # more than one slice
+    whole, _, effort = states(world, options, None, None)
+    assert whole.energies.shape[1] > 80  # more than two slices
     restart = Restart(world, shared_path, JOB)
     with pytest.raises(StopRequested, match="stopped by SIGUSR1") as stopped:
         states(world, options, Asked, restart, at)
     assert stopped.value.exit_code == 75
+    stopping._requests.signal = ""
     assert not list(shared_path.glob("*.part"))
     if not world.is_root:
         return
@@ -104,7 +113,7 @@ def test_slices_and_kpoints(world: World, shared_path: Path, listening: None, at
     with pytest.raises(DataError, match=r"another job \(structure differ\)"):
         Restart(alone, shared_path, {"structure": "another"}, resume=True)
     again = Restart(alone, shared_path, JOB, resume=True)
-    assert [unit.split(":")[0] for unit in again.units] == (["slice"] if at == 0 else ["slice", "states"][: at and 2])
+    assert again.units == (["slice:0:0"] if at == 0 else ["slice:1:0", "states:0"])
     found, here, less = states(alone, options, RunJournal, again)
     assert less < effort
     assert found.verified.all()
@@ -148,3 +157,32 @@ def test_random_vectors(world: World, shared_path: Path, listening: None) -> Non
     np.testing.assert_allclose(found.local, whole.local, rtol=1e-4, atol=1e-4 * np.abs(whole.local).max())
     assert found.vectors == 70
     assert found.note == whole.note
+
+
+def test_training_within_an_epoch(
+    world: World, shared_path: Path, listening: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal between two steps of the second epoch; one rank goes on, with the same losses."""
+    step = Trainer._update_average
+
+    def asked(self: Trainer) -> None:
+        step(self)
+        if self.step == 3 and world.rank == world.size - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update_average", asked)
+        with pytest.raises(StopRequested, match="stopped by SIGUSR1 after 1 epochs and 1 steps"):
+            train(config(world, shared_path, "stopped"), world)
+    stopping._requests.signal = ""
+    if not world.is_root:
+        return
+    assert len(log(shared_path / "stopped")) == 1
+    alone = World.alone()
+    for run in ("stopped", "whole"):
+        train(config(alone, shared_path, run), alone)
+    np.testing.assert_allclose(log(shared_path / "stopped"), log(shared_path / "whole"), rtol=0, atol=2e-5)
+    weights, expected = (
+        load_checkpoint(shared_path / run / "model.pt").network.state_dict() for run in ("stopped", "whole")
+    )
+    assert max(float((weights[key] - expected[key]).abs().sum()) for key in expected) < 1e-6
