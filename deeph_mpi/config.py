@@ -16,7 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, WrapValidator, model_validator
 from pydantic_core import ValidationError
 
-from deeph_mpi.configfile import InputDirectory, InputFile, OutputDirectory, Schema, Section, key, load
+from deeph_mpi.configfile import InputDataset, InputDirectory, InputFile, OutputDirectory, Schema, Section, key, load
+from deeph_mpi.errors import DataError
 
 __all__ = [
     "DataSection",
@@ -150,7 +151,8 @@ class SolveSection(Section):
     pools: int | Literal["auto"] = key(
         "auto",
         'groups of ranks that solve different k-points at the same time; "auto": as many as k-points, ranks and memory '
-        "allow, one where eigenvectors are kept",
+        "allow, one where eigenvectors are kept. A multiple of the number of k-points divides a window among them too, which "
+        "pays from some 1,000 states",
     )
     ill_project: float = key(
         0.0,
@@ -364,9 +366,18 @@ def _read_split(path: Path) -> dict[str, list[str]]:
     return {part: _names(content.get(part, [])) for part in parts}
 
 
+def _members(dataset: Path) -> list[str]:
+    from deeph_mpi.data.members import member_names
+
+    try:
+        return member_names(dataset)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
 def _random_split(data: DataSection) -> dict[str, list[str]]:
     """All structures of a dataset, divided at random by a seed."""
-    names = sorted(path.parent.name for path in data.directory.glob("*/info.json"))
+    names = _members(data.directory)
     fractions = data.fractions or [0.8, 0.1, 0.1]
     counts = [round(share * len(names)) for share in fractions[1:]]
     if len(names) <= sum(counts):
@@ -380,7 +391,9 @@ def _random_split(data: DataSection) -> dict[str, list[str]]:
 class DataSection(Section):
     """The structures to learn from."""
 
-    directory: InputDirectory = key(..., "folder with one directory in the DeepH layout per structure")
+    directory: InputDataset = key(
+        ..., "folder with one directory in the DeepH layout per structure, or the file that `dataset pack` makes of it"
+    )
     train: Names = key([], 'structures to train on: names, or a range such as "000-029"', min_length=1)
     fractions: Fractions = key(
         None, "random split: shares of train, validation and test; without train and split the default is 0.8, 0.1, 0.1"
@@ -416,7 +429,8 @@ class DataSection(Section):
                 if name in used:
                     raise ValueError(f"structure '{name}' is in both {used[name]} and {split}")
                 used[name] = split
-        missing = [name for name in used if not (self.directory / name).is_dir()]
+        present = set(_members(self.directory)) if self.directory.is_file() else set()
+        missing = [name for name in used if name not in present and not (self.directory / name).is_dir()]
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise ValueError(f"no such structure in {self.directory}: {shown}")

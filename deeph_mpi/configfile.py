@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from deeph_mpi.errors import ConfigError, did_you_mean
 
 __all__ = [
+    "InputDataset",
     "InputDirectory",
     "InputFile",
     "OutputDirectory",
@@ -215,6 +216,11 @@ def _input_directory(value: Any, info: ValidationInfo) -> Path:
     return path
 
 
+def _input_dataset(value: Any, info: ValidationInfo) -> Path:
+    path = _resolve(value, info)
+    return path if path.is_file() else _input_directory(value, info)
+
+
 def _output_directory(value: Any, info: ValidationInfo) -> Path:
     path = _resolve(value, info)
     nearest = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -237,6 +243,9 @@ InputFile = Annotated[Path, BeforeValidator(_input_file)]
 
 InputDirectory = Annotated[Path, BeforeValidator(_input_directory)]
 """A directory that must exist."""
+
+InputDataset = Annotated[Path, BeforeValidator(_input_dataset)]
+"""A directory or a file that must exist."""
 
 OutputDirectory = Annotated[Path, BeforeValidator(_output_directory)]
 """A directory that is made when it does not exist."""

@@ -51,9 +51,25 @@ def test_eigenvalues_are_those_abacus_prints(mos2: DeephSystem) -> None:
     assert mos2.info.fermi_energy_eV == pytest.approx(-2.31233564, abs=1e-6)
 
 
+def elements(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Dimension and all elements of a file of the older layout."""
+    size = int(path.read_text().split("(R): ")[1].split()[0])
+    pieces = list(read_csr(path, size))
+    rows, columns, values = (
+        np.concatenate([getattr(piece, key) for piece in pieces]) for key in ("rows", "columns", "values")
+    )
+    return (
+        size,
+        np.repeat([piece.image for piece in pieces], [len(piece.rows) for piece in pieces], axis=0),
+        rows,
+        columns,
+        values,
+    )
+
+
 def annotated(path: Path, label: str) -> str:
     """A file of the older layout as versions after 3.10 write it: a description of the cell, comments, an empty block."""
-    size, images, rows, columns, values = read_csr(path)
+    size, images, rows, columns, values = elements(path)
     ends = np.flatnonzero((np.diff(images, axis=0) != 0).any(axis=1)) + 1
     starts = [0, *ends.tolist(), len(rows)]
     lines = [
@@ -138,7 +154,7 @@ def test_spinors_of_nspin_4(tmp_path: Path, mos2: DeephSystem) -> None:
 
 def doubled(path: Path, mixing: float) -> str:
     """H ⊗ [[1, i·mixing], [−i·mixing, 1]] with the spin as the fast index."""
-    size, images, rows, columns, values = read_csr(path)
+    size, images, rows, columns, values = elements(path)
     lines = ["STEP: 0", f"Matrix Dimension of X(R): {2 * size}"]
     blocks: list[str] = []
     keys, first = np.unique(images, axis=0, return_index=True)

@@ -15,7 +15,10 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Check, describe, divide and pack a training set.")
 
-Directory = Annotated[Path, typer.Argument(help="folder with one directory in the DeepH layout per structure")]
+Directory = Annotated[
+    Path,
+    typer.Argument(help="folder with one directory in the DeepH layout per structure, or a file of `dataset pack`"),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="structures at a time")]
 
 
@@ -121,11 +124,16 @@ def plot(
 
 
 @app.command()
-def pack(directory: Directory, output: Annotated[Path, typer.Argument(help="HDF5 file to write")]) -> None:
+def pack(
+    directory: Annotated[Path, typer.Argument(help="folder with one directory in the DeepH layout per structure")],
+    output: Annotated[Path, typer.Argument(help="HDF5 file to write")],
+) -> None:
     """Write a whole dataset into one HDF5 file."""
     from deeph_mpi.data.dataset import structures_in
     from deeph_mpi.data.packed import pack as write
 
+    if directory.is_file():
+        raise DataError(f"'{directory}' is a file already")
     directories = structures_in(directory)
     write(directories, output)
     typer.echo(f"{output}: {len(directories)} structures, {output.stat().st_size / 1e6:.1f} MB")

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from deeph_mpi.basis.orbitals import OrbitalMap
-from deeph_mpi.data.abacus_files import RYDBERG, AbacusLog, parse_log, read_csr
+from deeph_mpi.data.abacus_files import RYDBERG, parse_log, read_csr
 from deeph_mpi.data.deeph import DeephInfo, DeephSystem
 from deeph_mpi.data.elements import Elements, system_of
+from deeph_mpi.data.spool import Spool
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
@@ -22,7 +23,11 @@ _S = ("srs1_nao.csr", "sr_nao.csr", "data-SR-sparse_SPIN0.csr", "SR.csr")
 
 
 def read_abacus(
-    directory: str | os.PathLike[str], *, cutoff: float | None = None, shells: OrbitalMap | None = None
+    directory: str | os.PathLike[str],
+    *,
+    cutoff: float | None = None,
+    shells: OrbitalMap | None = None,
+    scratch: Path | None = None,
 ) -> DeephSystem:
     """Read one single-point run with nspin 1, 2 (as spinors without ↑↓ parts) or 4. Not collective.
 
@@ -30,6 +35,7 @@ def read_abacus(
         directory: `OUT.…`, or the folder that holds it.
         cutoff: keep pairs up to this distance, Å; all by default.
         shells: of the elements; read from the log by default.
+        scratch: folder for unnamed files that hold the matrices; memory by default.
 
     Raises:
         DataError: anything missing or inconsistent, by name.
@@ -41,16 +47,24 @@ def read_abacus(
     log = parse_log(next((path for path in logs if "scf" in path.name), logs[0]))
     orbital_map = shells or log.shells
     total = int(orbital_map.orbitals(log.numbers).sum())
-    overlap = _matrix(_existing(directory, _S, "S"), total, log)
-    hamiltonian = _matrix(_existing(directory, _H[0], "H"), total, log)
-    if log.spins == 2:
-        down = _matrix(_existing(directory, _H[1], "H of spin down"), total, log)
-        hamiltonian = Elements.join([_with_spin(part, spin) for spin, part in enumerate((hamiltonian, down))])
-    overlap = _without_spin(overlap)
-    hamiltonian.values = hamiltonian.values * RYDBERG
+    overlap = Spool(scratch)
+    _read_matrix(overlap, _existing(directory, _S, "S"), total, log.spins, scratch=scratch)
+    hamiltonian = Spool(scratch, np.complex128 if log.spins != 1 else np.float64, spinful=log.spins != 1)
+    for spin in range(2 if log.spins == 2 else 1):
+        path = _existing(directory, _H[spin], "H of spin down" if spin else "H")
+        _read_matrix(hamiltonian, path, total, log.spins, RYDBERG, spin, scratch)
     structure = Structure(log.numbers, log.positions, log.cell, np.ones(3, dtype=bool))
     info = DeephInfo(orbital_map, log.spins != 1, fermi_energy_eV=log.fermi_energy_eV, occupation=log.electrons)
-    return system_of(structure, info, overlap, hamiltonian, convention="abacus", name=str(directory), cutoff=cutoff)
+    return system_of(
+        structure,
+        info,
+        overlap,
+        hamiltonian,
+        convention="abacus",
+        name=str(directory),
+        cutoff=cutoff,
+        scratch=scratch,
+    )
 
 
 def _output(directory: Path) -> Path:
@@ -71,28 +85,28 @@ def _existing(directory: Path, names: tuple[str, ...], what: str) -> Path:
     raise DataError(f"'{directory}' has no file of {what} ({' or '.join(names)}); run ABACUS with out_mat_hs2 1")
 
 
-def _matrix(path: Path, total: int, log: AbacusLog) -> Elements:
-    """One file; for nspin 4 its indices are orbital · 2 + spin."""
-    size, images, rows, columns, values = read_csr(path)
-    expected = 2 * total if log.spins == 4 else total
-    if size != expected:
-        raise DataError(
-            f"'{path}' is of dimension {size}, but the orbitals of the log (nspin {log.spins}) give {expected}"
-        )
-    if log.spins != 4:
-        return Elements(images, rows, columns, values)
-    spins = np.stack([rows % 2, columns % 2], axis=1)
-    return Elements(images, rows // 2, columns // 2, values.astype(np.complex128), spins)
+def _read_matrix(
+    spool: Spool, path: Path, total: int, nspin: int, unit: float = 1.0, spin: int = 0, scratch: Path | None = None
+) -> None:
+    """Add the elements of one file, those of spin up only to a spool without spins.
 
-
-def _with_spin(elements: Elements, spin: int) -> Elements:
-    spins = np.full((len(elements.rows), 2), spin, dtype=np.int64)
-    return Elements(elements.images, elements.rows, elements.columns, elements.values.astype(np.complex128), spins)
-
-
-def _without_spin(overlap: Elements) -> Elements:
-    """The ↑↑ part, which is real and the same as ↓↓."""
-    if overlap.spins is None:
-        return overlap
-    up = (overlap.spins == 0).all(axis=1)
-    return Elements(overlap.images[up], overlap.rows[up], overlap.columns[up], overlap.values[up].real)
+    Args:
+        spool: of H or S.
+        path: of the file; for nspin 4 its indices are orbital · 2 + spin.
+        total: orbitals of all atoms.
+        nspin: 1, 2 or 4.
+        unit: of the values.
+        spin: 0 or 1, of the whole file when nspin is 2.
+        scratch: see `read_csr`.
+    """
+    for piece in read_csr(path, 2 * total if nspin == 4 else total, scratch):
+        rows, columns, values = piece.rows, piece.columns, piece.values * unit
+        spins = np.full((len(rows), 2), spin)
+        if nspin == 4:
+            spins = np.stack([rows % 2, columns % 2], axis=1)
+            rows, columns = rows // 2, columns // 2
+        if not spool.spinful:  # S is real, and the same for both
+            up = (spins == 0).all(axis=1)
+            rows, columns, values, spins = rows[up], columns[up], values[up].real, spins[up]
+        images = np.broadcast_to(piece.image, (len(rows), 3))
+        spool.add(Elements(images, rows, columns, values, spins if spool.spinful else None))

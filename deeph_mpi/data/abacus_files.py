@@ -12,13 +12,18 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.data.elements import PIECE
+from deeph_mpi.data.mapped import mapped, release
+from deeph_mpi.data.textnumbers import bounded_lines, numbers
 from deeph_mpi.errors import DataError
 from deeph_mpi.reading import reading
 
-__all__ = ["BOHR", "RYDBERG", "AbacusLog", "parse_log", "read_csr"]
+__all__ = ["BOHR", "RYDBERG", "AbacusLog", "CsrPiece", "parse_log", "read_csr"]
 
 BOHR = 0.529177  # Å, ABACUS's
 RYDBERG = 13.605698  # eV, ABACUS's: its printed eigenvalues agree to all digits only with this one
+
+_BRACKETS = str.maketrans("(),", "   ")
 
 
 @dataclass(frozen=True)
@@ -90,45 +95,62 @@ def _parse_log(text: str, path: Path) -> AbacusLog:
     )
 
 
-def read_csr(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class CsrPiece:
+    """Some elements of one image.
+
+    Attributes:
+        image: R.
+        rows, columns: (n,) from 0.
+        values: (n,) real or complex, in the file's unit.
+    """
+
+    image: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+
+
+def read_csr(path: Path, size: int, scratch: Path | None = None) -> Iterator[CsrPiece]:
     """Read one matrix, in the layout of versions up to 3.10 (`STEP`, `Matrix Dimension`) or the annotated one after it.
 
-    Returns:
-        Dimension, images (n, 3), rows, columns (from 0) and values, real or complex, in the file's unit.
+    Args:
+        path: of the file.
+        size: dimension that it must have.
+        scratch: folder for unnamed files: values and columns of an image follow one another, and either may be long.
 
     Raises:
-        DataError: truncated, of several ionic steps, or not in either layout.
+        DataError: truncated, of several ionic steps, of another dimension, or not in either layout.
     """
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     if not path.is_file():
         raise DataError(f"file '{path}' does not exist")
+    empty = True
     with reading(path, "truncated, or not ABACUS's CSR"), path.open() as file:
         lines = _content(file)
-        size, blocks = _header(lines, path)
+        found, blocks = _header(lines, path)
+        if found != size:
+            raise DataError(f"'{path}' is of dimension {found}, but the orbitals of the log give {size}")
         for _ in range(blocks):
             line = next(text for comment, text in lines if "CSR " not in comment)  # not the zeros of an empty block
             *image, count = (int(word) for word in line.split())
             if len(image) != 3:
                 raise DataError(f"'{path}': expected a line of R and the number of elements")
-            part = _block(lines, count, size)
-            if part is not None:
-                values, columns, rows = part
-                parts.append((np.tile(np.array(image, dtype=np.int64), (count, 1)), rows, columns, values))
+            for values, columns, rows in _block(lines, count, size, scratch):
+                empty = False
+                if columns.max() >= size or columns.min() < 0:
+                    raise DataError(f"'{path}' has columns outside 0…{size - 1}")
+                yield CsrPiece(np.array(image, dtype=np.int64), rows, columns, values)
         rest = next((text for comment, text in lines if "CSR " not in comment), None)
     if rest is not None:
         raise DataError(f"'{path}' goes on after its {blocks} blocks: matrices of several ionic steps are not read")
-    if not parts:
+    if empty:
         raise DataError(f"'{path}' holds no elements")
-    images, rows, columns, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    if columns.max() >= size or columns.min() < 0:
-        raise DataError(f"'{path}' has columns outside 0…{size - 1}")
-    return size, images, rows, columns, values
 
 
 def _content(file: IO[str]) -> Iterator[tuple[str, str]]:
     """(last comment before it, line) for every line that is neither blank nor a comment."""
     comment = ""
-    for line in file:
+    for line in bounded_lines(file):
         stripped = line.strip()
         if stripped.startswith("#"):
             comment = stripped
@@ -167,31 +189,47 @@ def _skip_cell(lines: Iterator[tuple[str, str]]) -> None:
         next(lines)
 
 
-def _block(lines: Iterator[tuple[str, str]], count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Values, columns and rows of one block; None when it is empty."""
+def _block(
+    lines: Iterator[tuple[str, str]], count: int, size: int, scratch: Path | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Values, columns and rows of one block, some at a time; nothing when it is empty."""
     if count == 0:
-        return None
-    words = _words(lines, count, complex_pairs=True)
-    values = words.view(np.complex128) if len(words) == 2 * count else words
-    columns = _words(lines, count).astype(np.int64)
-    pointers = _words(lines, size + 1).astype(np.int64)
-    if pointers[-1] != count or len(columns) != count:
-        raise ValueError(f"row pointers end at {pointers[-1]} for {count} elements")
-    return values, columns, np.repeat(np.arange(size), np.diff(pointers))
+        return
+    values = _words(lines, count, np.float64, scratch)
+    columns = _words(lines, count, np.int32, scratch)
+    pointers = _words(lines, size + 1, np.int64, None)
+    if pointers[0] != 0 or pointers[-1] != count or (np.diff(pointers) < 0).any():
+        raise ValueError(f"row pointers from {pointers[0]} to {pointers[-1]} for {count} elements")
+    for start in range(0, count, PIECE):
+        part = slice(start, min(start + PIECE, count))
+        rows = np.searchsorted(pointers, np.arange(part.start, part.stop), side="right") - 1
+        yield np.array(values[part]), np.array(columns[part]), rows
+        release(values)
+        release(columns)
 
 
-def _words(lines: Iterator[tuple[str, str]], count: int, complex_pairs: bool = False) -> np.ndarray:
-    """`count` numbers (twice as many for complex ones) from one or more lines."""
-    parts: list[np.ndarray] = []
+def _words(lines: Iterator[tuple[str, str]], count: int, dtype: np.dtype | type, scratch: Path | None) -> np.ndarray:
+    """`count` numbers from one or more lines; complex when they are written (a,b)."""
+    made = np.zeros(0)
     length = 0
     while length < count:
         line = next(lines)[1]
-        if complex_pairs and "(" in line:
-            count = 2 * count if not parts else count
-            line = line.translate(str.maketrans("(),", "   "))
-        parts.append(np.array(line.split(), dtype=float))
-        length += len(parts[-1])
-    return np.concatenate(parts)
+        if "(" in line:
+            line = line.translate(_BRACKETS)
+            if not length:
+                count, dtype = 2 * count, np.complex128
+        if not length:
+            shape = (count if dtype != np.complex128 else count // 2,)
+            made = np.zeros(shape, dtype) if scratch is None or count < PIECE else mapped(scratch, shape, dtype)
+            flat = made.view(np.float64) if dtype == np.complex128 else made
+        words = numbers(line.split())
+        if length + len(words) > count:
+            raise ValueError(f"more than {count} numbers")
+        flat[length : length + len(words)] = words
+        length += len(words)
+        if length // PIECE > (length - len(words)) // PIECE:
+            release(made)
+    return made
 
 
 def _shells(text: str, path: Path) -> list[tuple[str, list[int], int]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeph_mpi._version import __version__
 from deeph_mpi.data.formats import Format, find_format
+from deeph_mpi.data.mapped import scratch_for
 from deeph_mpi.errors import ConfigError, DataError, DeephError
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.world import World
@@ -186,7 +187,8 @@ def _write(task: Task) -> str:
         )
         return _sizes(structure, info, pairs)
     else:
-        system = form.load()(task.source, cutoff=options.cutoff, **dict(options.reader))
+        place = {"scratch": scratch_for(task.target)} if form.scratch else {}
+        system = form.load()(task.source, cutoff=options.cutoff, **place, **dict(options.reader))
         write_system(task.target, system, options.dtype, compress=options.compress)
     return _sizes(system.structure, system.info, len(system.overlap))
 

@@ -7,7 +7,7 @@ output file, and their indices refer to atoms wrapped into [−½, ½). Orbitals
 from __future__ import annotations
 
 import os
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from deeph_mpi.data.cp2k_files import (
 from deeph_mpi.data.deeph import DeephInfo, DeephSystem
 from deeph_mpi.data.elements import Elements, blocks_of, pairs_of
 from deeph_mpi.data.hermitian import symmetrize
+from deeph_mpi.data.spool import Spool
+from deeph_mpi.data.textnumbers import tables
 from deeph_mpi.errors import DataError
 from deeph_mpi.reading import reading
 from deeph_mpi.structure.read import check_structure
@@ -43,18 +45,18 @@ def read_cp2k(
     directory: str | os.PathLike[str],
     *,
     cutoff: float | None = None,
-    dtype: np.dtype | type = np.float64,
     output: str | None = None,
     shells: OrbitalMap | None = None,
+    scratch: Path | None = None,
 ) -> DeephSystem:
     """Read the files of one CP2K run (k-points, no spin polarization). Not collective.
 
     Args:
         directory: with the input, the output and the CSR files.
         cutoff: keep pairs up to this distance in Å; all by default.
-        dtype: of the entries, float32 or float64.
         output: name of the output file; found by its content by default.
         shells: of the elements; read from CP2K's basis-set files by default.
+        scratch: folder for unnamed files that hold the matrices; memory by default.
 
     Returns:
         The system with atoms in CP2K's order, wrapped into [−½, ½); H and S on the same pairs, symmetrized.
@@ -76,20 +78,16 @@ def read_cp2k(
         raise DataError(f"'{printed}' has {found.orbitals} orbitals, but the shells of the elements give {total}")
     if list(directory.glob("*-KS_SPIN_2_R_*.csr")):
         raise DataError(f"'{directory}' is spin-polarized (KS_SPIN_2 files); only unpolarized runs can be converted")
-    overlap = _read_matrix(directory, "S", found.images["S"], total)
-    hamiltonian = _read_matrix(directory, "KS", found.images["KS"], total)
-    hamiltonian.values *= HARTREE
-
-    atom_of = np.repeat(np.arange(len(orbitals)), orbitals)
-    fractional = _wrap(given, overlap, atom_of)
+    overlap = _read_matrix(directory, "S", found.images["S"], total, 1.0, scratch)
+    hamiltonian = _read_matrix(directory, "KS", found.images["KS"], total, HARTREE, scratch)
+    fractional = _wrap(given, overlap, np.repeat(np.arange(len(orbitals)), orbitals))
     structure = Structure(given.numbers, fractional @ given.cell, given.cell, given.periodic)
     check_structure(structure, str(directory))
-    pairs = pairs_of(structure, (hamiltonian, overlap), atom_of, cutoff)
-    s_blocks, h_blocks = (blocks_of(elements, pairs, orbitals, atom_of) for elements in (overlap, hamiltonian))
+    pairs = pairs_of(structure, orbitals, (hamiltonian, overlap), cutoff, str(directory))
+    s_blocks, h_blocks = (blocks_of(part, pairs, orbitals, scratch=scratch) for part in (overlap, hamiltonian))
     _check_bonds(structure, s_blocks, orbital_map)
     for blocks, name in ((s_blocks, "S"), (h_blocks, "KS")):
         symmetrize(blocks, orbitals, f"{directory}: {name}")
-        blocks.entries = blocks.entries.astype(dtype)
     cubes = sorted(directory.glob("*v_hartree*.cube"))
     info = DeephInfo(
         orbital_map=orbital_map,
@@ -126,9 +124,11 @@ def _shells(given: Cp2kInput, found: Cp2kOutput, directory: Path) -> OrbitalMap:
     return OrbitalMap.from_symbols({symbol: basis_shells(symbol, given.basis[symbol], files) for symbol in symbols})
 
 
-def _read_matrix(directory: Path, name: str, images: np.ndarray, total: int) -> Elements:
-    parts = []
-    for number in range(1, len(images) + 1):
+def _read_matrix(
+    directory: Path, name: str, images: np.ndarray, total: int, unit: float, scratch: Path | None
+) -> Spool:
+    spool = Spool(scratch)
+    for number, image in enumerate(images, start=1):
         paths = sorted(directory.glob(f"*-{name}_SPIN_1_R_{number}-*.csr"))
         if len(paths) != 1:
             what = (
@@ -137,32 +137,19 @@ def _read_matrix(directory: Path, name: str, images: np.ndarray, total: int) -> 
                 else f"several {name} files of image {number}"
             )
             raise DataError(f"'{directory}': {what}; one run with one final matrix is needed")
-        parts.append(_read_csr(paths[0], total))
-    counts = [len(part) for part in parts]
-    table = np.concatenate(parts)
-    return Elements(
-        np.repeat(images, counts, axis=0),
-        table[:, 0].astype(np.int64) - 1,
-        table[:, 1].astype(np.int64) - 1,
-        table[:, 2],
-    )
+        with reading(paths[0], "not lines of row, column, value"), paths[0].open() as file:
+            for table in tables(file, 3):
+                indices = table[:, :2].astype(np.int64) - 1
+                if not np.isfinite(table).all() or indices.min() < 0 or indices.max() >= total:
+                    raise DataError(
+                        f"'{paths[0]}' must hold lines of row, column, value with indices in 1…{total}, finite"
+                    )
+                where = np.broadcast_to(image, (len(table), 3))
+                spool.add(Elements(where, indices[:, 0], indices[:, 1], table[:, 2] * unit))
+    return spool
 
 
-def _read_csr(path: Path, total: int) -> np.ndarray:
-    """(n, 3) row, column (from 1), value."""
-    if path.stat().st_size == 0:
-        return np.empty((0, 3))
-    with reading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it holds no lines: said below
-        table = np.loadtxt(path, ndmin=2)
-    indices = table[:, :2]
-    finite = len(table) and table.shape[1] == 3 and np.isfinite(table).all()
-    if not finite or indices.min() < 1 or indices.max() > total:
-        raise DataError(f"'{path}' must hold lines of row, column, value with indices in 1…{total}")
-    return table
-
-
-def _wrap(given: Cp2kInput, overlap: Elements, atom_of: np.ndarray) -> np.ndarray:
+def _wrap(given: Cp2kInput, overlap: Spool, atom_of: np.ndarray) -> np.ndarray:
     """(N, 3) fractional positions as CP2K wrapped them.
 
     Atoms within rounding of a face may be on either side; there the overlaps decide: weighted by |S_ij(R)|², the mean
@@ -172,39 +159,57 @@ def _wrap(given: Cp2kInput, overlap: Elements, atom_of: np.ndarray) -> np.ndarra
     nearest = np.sign(fractional) * np.floor(np.abs(fractional) + 0.5)  # Fortran's ANINT: halves away from zero
     wrapped = fractional - np.where(given.periodic, nearest, 0)
     doubtful = (np.abs(np.abs(wrapped) - 0.5) < _NEAR_FACE) & given.periodic
-    weight, moment = _image_moments(overlap, atom_of, len(wrapped))
+    moments = _image_moments(overlap, atom_of, len(wrapped))
     settled = ~doubtful.any(axis=1)
     if not settled.any():
         settled[0] = True
     while not settled.all():
-        links = np.where(settled[:, None] & ~settled, weight, 0)
-        i, j = np.unravel_index(int(np.argmax(links)), links.shape)
-        if links[i, j] == 0:
+        links = np.where(settled[moments.i] & ~settled[moments.j], moments.weight, 0)
+        strongest = int(np.argmax(links))
+        if links[strongest] == 0:
             break  # no overlap with the rest: nothing refers to where it is
-        mean = moment[i, j] / weight[i, j] + wrapped[j] - wrapped[i]
-        wrapped[j] -= np.where(doubtful[j], np.round(mean), 0)
+        j = moments.j[strongest]
+        wrapped[j] -= np.where(doubtful[j], np.round(moments.centres(wrapped)[strongest]), 0)
         settled[j] = True
-    _check_wrapping(wrapped, weight, moment)
+    _check_wrapping(wrapped, moments)
     return wrapped
 
 
-def _image_moments(overlap: Elements, atom_of: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Σ_R |S_ij(R)|² as (N, N), and Σ_R |S_ij(R)|² R as (N, N, 3)."""
-    where = atom_of[overlap.rows] * atoms + atom_of[overlap.columns]
-    square = overlap.values**2
-    sums = [np.bincount(where, square * part, atoms**2) for part in (np.ones_like(square), *overlap.images.T)]
-    return sums[0].reshape(atoms, atoms), np.stack(sums[1:], axis=-1).reshape(atoms, atoms, 3)
+@dataclass(frozen=True)
+class _Moments:
+    """Of pairs of atoms i, j (n,) that overlap: weight Σ_R |S_ij(R)|² (n,), and Σ_R |S_ij(R)|² R as (n, 3)."""
+
+    i: np.ndarray
+    j: np.ndarray
+    weight: np.ndarray
+    moment: np.ndarray
+
+    def centres(self, fractional: np.ndarray) -> np.ndarray:
+        """(n, 3) weighted means of r_j + R − r_i."""
+        mean: np.ndarray = self.moment / self.weight[:, None] + fractional[self.j] - fractional[self.i]
+        return mean
 
 
-def _check_wrapping(wrapped: np.ndarray, weight: np.ndarray, moment: np.ndarray) -> None:
-    i, j = np.nonzero(weight > 1e-3)
-    mean = moment[i, j] / weight[i, j, None] + wrapped[j] - wrapped[i]
-    wrong = (np.abs(mean) > 0.75).any(axis=1)
+def _image_moments(overlap: Spool, atom_of: np.ndarray, atoms: int) -> _Moments:
+    keys, sums = np.zeros(0, dtype=np.int64), np.zeros((0, 4))
+    for part in overlap.pieces():
+        square = part.values**2
+        where = np.concatenate([keys, atom_of[part.rows] * atoms + atom_of[part.columns]])
+        added = np.concatenate([sums, np.column_stack([square, square[:, None] * part.images])])
+        keys, index = np.unique(where, return_inverse=True)
+        sums = np.stack([np.bincount(index.ravel(), column, len(keys)) for column in added.T], axis=1)
+    kept = sums[:, 0] > 0
+    i, j = np.divmod(keys[kept], atoms)
+    return _Moments(i, j, sums[kept, 0], sums[kept, 1:])
+
+
+def _check_wrapping(wrapped: np.ndarray, moments: _Moments) -> None:
+    wrong = (moments.weight > 1e-3) & (np.abs(moments.centres(wrapped)) > 0.75).any(axis=1)
     if wrong.any():
         first = int(np.argmax(wrong))
         raise DataError(
-            f"the images of the overlap do not fit the positions of atoms {i[first]} and {j[first]}; are input, output "
-            "and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
+            f"the images of the overlap do not fit the positions of atoms {moments.i[first]} and {moments.j[first]}; are "
+            "input, output and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
         )
 
 

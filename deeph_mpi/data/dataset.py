@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deeph_mpi.data.members import member_names
 from deeph_mpi.data.survey import BIN, Survey, survey
 from deeph_mpi.errors import ConfigError, DataError
 
@@ -32,17 +33,17 @@ class Report:
     warnings: list[str]
 
 
-def structures_in(directory: Path) -> list[Path]:
-    """Folders with an info.json, by name.
+def structures_in(dataset: Path) -> list[Path]:
+    """Structures of a folder of folders with an info.json, or of a packed file, by name.
 
     Raises:
         DataError: when there are none.
     """
-    if not directory.is_dir():
-        raise DataError(f"directory '{directory}' does not exist")
-    found = sorted(path.parent for path in directory.glob("*/info.json"))
+    if not dataset.exists():
+        raise DataError(f"'{dataset}' does not exist")
+    found = [dataset / name for name in member_names(dataset)]
     if not found:
-        raise DataError(f"'{directory}' holds no folders in the DeepH layout (none with an info.json)")
+        raise DataError(f"'{dataset}' holds no folders in the DeepH layout (none with an info.json)")
     return found
 
 

@@ -11,11 +11,12 @@ import h5py
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.data.blockfile import BlockFile, check_spin, create_datasets
-from deeph_mpi.data.geometry import read_geometry, write_geometry
+from deeph_mpi.data.blockfile import CHUNK, BlockFile, check_spin, create_tables
+from deeph_mpi.data.geometry import bond_lengths, read_geometry, write_geometry
 from deeph_mpi.data.hermitian import name_pair, symmetrize
 from deeph_mpi.data.info import DeephInfo
-from deeph_mpi.data.ragged import sort_blocks, take_blocks
+from deeph_mpi.data.mapped import pieces_of
+from deeph_mpi.data.ragged import block_order, gather_entries, sort_blocks
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
@@ -98,7 +99,7 @@ def write_system(
 
     Args:
         directory: made when absent.
-        system: H and S index the atoms of its structure.
+        system: H and S index the atoms of its structure. A few MB at a time are in memory beside them.
         dtype: of the entries, float32 or float64 (complex128 for a spinful H in either case); as they are by default.
         compress: gzip with byte shuffle, blocks ordered by bond length: like magnitudes lie together, and the files are
             a third smaller.
@@ -118,15 +119,21 @@ def write_system(
             raise DataError(f"the {name} blocks do not have the sizes that the orbital map gives")
         pairs = blocks.pairs.copy()
         pairs[:, 3:] = file_index[pairs[:, 3:]]
-        written = sort_blocks(BlockSet(pairs, blocks.offsets, blocks.entries))
+        sequence = block_order(pairs)
         if compress:
-            written = _by_length(written, system.structure, order)
+            lengths = bond_lengths(system.structure, blocks.pairs)
+            # partners, equal up to rounding, stay neighbours
+            sequence = sequence[np.argsort(np.round(lengths[sequence], 9), kind="stable")]
         kind = blocks.entries.dtype if dtype is None or blocks.entries.dtype.kind == "c" else np.dtype(dtype)
         temporary = directory / f"{name}.h5.tmp"
-        with h5py.File(temporary, "w") as file:
-            create_datasets(
-                file, written.pairs, written.offsets, written.entries.astype(kind), sizes[order], compress=compress
-            )
+        with h5py.File(temporary, "w", rdcc_nbytes=4 * CHUNK * kind.itemsize) as file:
+            entries = create_tables(file, pairs[sequence], sizes[order], kind, compress)
+            start = 0
+            for part in pieces_of(np.diff(blocks.offsets)[sequence]):
+                values = gather_entries(blocks, sequence[part])
+                entries[start : start + len(values)] = values.astype(kind, copy=False)
+                start += len(values)
+                blocks.release()
         temporary.replace(directory / f"{name}.h5")
 
 
@@ -165,13 +172,6 @@ def check_same_pairs(hamiltonian: BlockSet, overlap: BlockSet, name: str) -> Non
         f"'{name}': H and S hold different pairs ({len(only_h)} only in H, {len(only_s)} only in S; {lacking} lacks "
         f"{name_pair(example)}); write both with the same pairs, zero blocks included"
     )
-
-
-def _by_length(blocks: BlockSet, structure: Structure, order: np.ndarray) -> BlockSet:
-    positions = structure.positions[order]
-    bonds = positions[blocks.pairs[:, 4]] + blocks.pairs[:, :3] @ structure.cell - positions[blocks.pairs[:, 3]]
-    # partners, equal up to rounding, stay neighbours
-    return take_blocks(blocks, np.argsort(np.round(np.linalg.norm(bonds, axis=1), 9), kind="stable"))
 
 
 def _read_blocks(opened: BlockFile, orbitals: np.ndarray, spinful: bool) -> BlockSet:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -11,20 +13,22 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.conventions import orbital_change
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.data.deeph import DeephInfo, DeephSystem
+from deeph_mpi.data.geometry import bond_lengths
 from deeph_mpi.data.hermitian import image_reach, symmetrize
-from deeph_mpi.data.ragged import find, pair_keys, reversed_pairs, sort_blocks
+from deeph_mpi.data.mapped import empty_blocks
+from deeph_mpi.data.ragged import find, pair_keys, reversed_pairs
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.read import check_structure
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["Elements", "blocks_of", "pairs_of", "system_of"]
+__all__ = ["PIECE", "ElementSource", "Elements", "blocks_of", "pairs_of", "system_of"]
 
-_PIECE = 2**20  # elements
+PIECE = 2**17  # elements worked on at a time
 
 
 @dataclass
 class Elements:
-    """Non-zero elements ⟨row in cell 0| A |column in cell R⟩ over all images.
+    """Non-zero elements ⟨row in cell 0| A |column in cell R⟩.
 
     Attributes:
         images: (n, 3) R of the column.
@@ -49,41 +53,52 @@ class Elements:
         )
         return cls(images, rows, columns, values, np.concatenate(spins) if spins else None)
 
-    def parts(self) -> Iterator[slice]:
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def spinful(self) -> bool:
+        """Whether they have spins."""
+        return self.spins is not None
+
+    def pieces(self) -> Iterator[Elements]:
         """Pieces to work on one after the other: temporaries then stay small beside the elements."""
-        for start in range(0, len(self.rows), _PIECE):
-            yield slice(start, start + _PIECE)
+        for start in range(0, len(self.rows), PIECE):
+            yield self.take(slice(start, start + PIECE))
 
-    def reordered(self, convention: str, orbital_map: OrbitalMap, numbers: np.ndarray) -> Elements:
-        """The same matrix between our orbitals; `rows` and `columns` counted in the convention's order.
+    def take(self, part: slice | np.ndarray) -> Elements:
+        """Some of them."""
+        spins = None if self.spins is None else self.spins[part]
+        return Elements(self.images[part], self.rows[part], self.columns[part], self.values[part], spins)
 
-        Raises:
-            DataError: an l whose order is not known.
-        """
-        orbitals = orbital_map.orbitals(numbers)
-        first = np.concatenate([[0], np.cumsum(orbitals)])
-        ours = np.empty(first[-1], dtype=np.int64)
-        sign = np.empty(first[-1], dtype=np.int64)
-        for number in np.unique(numbers).tolist():
-            order, signs = orbital_change(convention, orbital_map, number)
-            theirs = first[:-1][numbers == number, None] + order
-            ours[theirs] = first[:-1][numbers == number, None] + np.arange(len(order))
-            sign[theirs] = signs
-        values = self.values.copy()
-        for part in self.parts():
-            values[part] *= sign[self.rows[part]] * sign[self.columns[part]]
-        return Elements(self.images, ours[self.rows], ours[self.columns], values, self.spins)
+
+class ElementSource(Protocol):
+    """Elements over all images, in memory (`Elements`) or in files (`deeph_mpi.data.spool.Spool`)."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+
+    @property
+    def spinful(self) -> bool:
+        """Whether they have spins."""
+
+    def pieces(self) -> Iterator[Elements]:
+        """All of them, some hundred thousand at a time; any number of times."""
 
 
 def system_of(
     structure: Structure,
     info: DeephInfo,
-    overlap: Elements,
-    hamiltonian: Elements,
+    overlap: ElementSource,
+    hamiltonian: ElementSource,
     *,
     convention: str,
     name: str,
     cutoff: float | None = None,
+    scratch: Path | None = None,
 ) -> DeephSystem:
     """The system of a code's elements: our orbitals, H and S on the same pairs, Hermitian to the bit. Not collective.
 
@@ -95,73 +110,118 @@ def system_of(
         convention: name of the code's order and signs (`deeph_mpi.basis.conventions`).
         name: of the source, for messages.
         cutoff: keep pairs up to this distance, Å; all by default.
+        scratch: folder for unnamed files that hold the blocks; memory by default.
 
     Raises:
         DataError: elements outside the atoms' orbitals, an order that is not known, or a matrix far from Hermitian.
     """
     check_structure(structure, name)
     orbitals = info.orbital_map.orbitals(structure.numbers)
-    total = int(orbitals.sum())
-    for elements in (overlap, hamiltonian):
-        ends = (elements.rows, elements.columns)
-        if any(len(end) and (end.min() < 0 or end.max() >= total) for end in ends):
-            raise DataError(f"'{name}' has matrix elements of orbitals outside 0…{total - 1}, which the shells give")
-    overlap, hamiltonian = (
-        elements.reordered(convention, info.orbital_map, structure.numbers) for elements in (overlap, hamiltonian)
-    )
-    atom_of = np.repeat(np.arange(len(orbitals)), orbitals)
-    pairs = pairs_of(structure, (hamiltonian, overlap), atom_of, cutoff)
+    change = _change(convention, info.orbital_map, structure.numbers)
+    pairs = pairs_of(structure, orbitals, (hamiltonian, overlap), cutoff, name)
     blocks = []
     for elements, part, spins in ((overlap, "S", 1), (hamiltonian, "H", 2 if info.spinful else 1)):
-        made = blocks_of(elements, pairs, orbitals, atom_of)
+        made = blocks_of(elements, pairs, orbitals, change, scratch)
         symmetrize(made, orbitals * spins, f"{name}: {part}")
         blocks.append(made)
     return DeephSystem(structure, info, blocks[0], blocks[1])
 
 
+def _change(convention: str, orbital_map: OrbitalMap, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Our index and the sign of every orbital of a code.
+
+    Raises:
+        DataError: an l whose order is not known.
+    """
+    orbitals = orbital_map.orbitals(numbers)
+    first = np.concatenate([[0], np.cumsum(orbitals)])
+    ours = np.empty(first[-1], dtype=np.int64)
+    sign = np.empty(first[-1], dtype=np.int64)
+    for number in np.unique(numbers).tolist():
+        order, signs = orbital_change(convention, orbital_map, number)
+        theirs = first[:-1][numbers == number, None] + order
+        ours[theirs] = first[:-1][numbers == number, None] + np.arange(len(order))
+        sign[theirs] = signs
+    return ours, sign
+
+
 def pairs_of(
-    structure: Structure, matrices: tuple[Elements, ...], atom_of: np.ndarray, cutoff: float | None
+    structure: Structure, orbitals: np.ndarray, matrices: tuple[ElementSource, ...], cutoff: float | None, name: str
 ) -> np.ndarray:
-    """(n, 5) all pairs that any matrix has within the cutoff, their Hermitian partners, and the onsite ones.
+    """(n, 5) all pairs that any matrix has within the cutoff, their Hermitian partners, and the onsite ones; sorted.
 
     Args:
-        atom_of: atom of every orbital.
+        structure: of which `orbitals` (N,) are every atom's.
+        matrices: any number of them.
         cutoff: in Å; None for all.
+        name: of the source, for messages.
+
+    Raises:
+        DataError: elements outside the atoms' orbitals.
     """
-    onsite = np.zeros((len(structure), 5), dtype=np.int64)
-    onsite[:, 3] = onsite[:, 4] = np.arange(len(structure))
+    atoms, total = len(structure), int(orbitals.sum())
+    atom_of = np.repeat(np.arange(atoms), orbitals)
+    onsite = np.zeros((atoms, 5), dtype=np.int64)
+    onsite[:, 3] = onsite[:, 4] = np.arange(atoms)
     tables = [onsite]
-    reach = max(image_reach(elements.images) for elements in matrices)
     for elements in matrices:
-        for part in elements.parts():
-            ends = np.stack([atom_of[elements.rows[part]], atom_of[elements.columns[part]]], axis=1)
-            table = np.concatenate([elements.images[part], ends], axis=1)
-            _, chosen = np.unique(pair_keys(table, len(structure), reach), return_index=True)
-            tables.append(table[chosen])
-    pairs = np.concatenate(tables)
+        for part in elements.pieces():
+            if any(end.min(initial=0) < 0 or end.max(initial=0) >= total for end in (part.rows, part.columns)):
+                raise DataError(
+                    f"'{name}' has matrix elements of orbitals outside 0…{total - 1}, which the shells give"
+                )
+            ends = np.stack([atom_of[part.rows], atom_of[part.columns]], axis=1)
+            tables.append(_distinct(np.concatenate([part.images, ends], axis=1), atoms))
+    pairs = _distinct(np.concatenate(tables), atoms)
     if cutoff is not None:
-        bonds = structure.positions[pairs[:, 4]] + pairs[:, :3] @ structure.cell - structure.positions[pairs[:, 3]]
-        pairs = pairs[np.linalg.norm(bonds, axis=1) <= cutoff]
-    return np.unique(np.concatenate([pairs, reversed_pairs(pairs)]), axis=0)
+        pairs = pairs[bond_lengths(structure, pairs) <= cutoff]
+    return _distinct(np.concatenate([pairs, reversed_pairs(pairs)]), atoms)
 
 
-def blocks_of(elements: Elements, pairs: np.ndarray, orbitals: np.ndarray, atom_of: np.ndarray) -> BlockSet:
-    """Blocks of `pairs`, sorted; elements of other pairs are dropped, blocks without elements are zero."""
-    spins = 1 if elements.spins is None else 2
-    sizes = orbitals * spins
-    blocks = sort_blocks(BlockSet.allocate(pairs, sizes, elements.values.dtype))
-    reach = max(image_reach(blocks.pairs), image_reach(elements.images))
+def _distinct(pairs: np.ndarray, atoms: int) -> np.ndarray:
+    """Every pair once, in the order (i, j, R)."""
+    _, chosen = np.unique(pair_keys(pairs, atoms, image_reach(pairs)), return_index=True)
+    return pairs[chosen]
+
+
+def blocks_of(
+    elements: ElementSource,
+    pairs: np.ndarray,
+    orbitals: np.ndarray,
+    change: tuple[np.ndarray, np.ndarray] | None = None,
+    scratch: Path | None = None,
+) -> BlockSet:
+    """Blocks of sorted `pairs`; elements of other pairs are dropped, blocks without elements are zero.
+
+    Args:
+        elements: of the matrix.
+        pairs: (n, 5) in the order (i, j, R).
+        orbitals: (N,) of every atom.
+        change: our index and the sign of every orbital; none when the orbitals are ours.
+        scratch: folder for an unnamed file that holds the blocks; memory by default.
+    """
+    sizes = orbitals * (2 if elements.spinful else 1)
+    atom_of = np.repeat(np.arange(len(orbitals)), orbitals)
+    blocks = empty_blocks(pairs, sizes, elements.dtype, scratch)
     first = np.concatenate([[0], np.cumsum(orbitals)])
-    present = pair_keys(blocks.pairs, len(orbitals), reach)
-    for part in elements.parts():
-        row, column = elements.rows[part], elements.columns[part]
+    reach = image_reach(pairs)
+    present = pair_keys(pairs, len(orbitals), reach)
+    for part in elements.pieces():
+        near = np.flatnonzero(np.abs(part.images).max(axis=1) <= reach)
+        if len(near) < len(part.rows):
+            part = part.take(near)
+        row, column, values = part.rows, part.columns, part.values
+        if change is not None:
+            values = values * (change[1][row] * change[1][column])
+            row, column = change[0][row], change[0][column]
         i, j = atom_of[row], atom_of[column]
-        block = find(present, pair_keys(np.column_stack([elements.images[part], i, j]), len(orbitals), reach))
+        block = find(present, pair_keys(np.column_stack([part.images, i, j]), len(orbitals), reach))
         kept = block >= 0
         row, column = row - first[i], column - first[j]
-        if elements.spins is not None:
-            row = row + elements.spins[part, 0] * orbitals[i]
-            column = column + elements.spins[part, 1] * orbitals[j]
+        if part.spins is not None:
+            row = row + part.spins[:, 0] * orbitals[i]
+            column = column + part.spins[:, 1] * orbitals[j]
         within = row * sizes[j] + column
-        blocks.entries[blocks.offsets[block[kept]] + within[kept]] = elements.values[part][kept]
+        blocks.entries[blocks.offsets[block[kept]] + within[kept]] = values[kept]
+        blocks.release()
     return blocks

@@ -32,6 +32,7 @@ class Format:
         package: what has to be installed, beyond what deeph-mpi itself needs.
         streams: whether the function converts from file to file, `(source, target, *, cutoff, dtype, compress)`, in memory
             that does not grow with the matrices.
+        scratch: whether the reader keeps the matrices in unnamed files of a folder, so that memory does not grow with them.
         objects: whether it takes a Python object: for scripts, not for the command line.
     """
 
@@ -46,6 +47,7 @@ class Format:
     package: str | None = None
     objects: bool = False
     streams: bool = False
+    scratch: bool = False
 
     def matches(self, directory: Path) -> bool:
         """Whether the folder looks like a calculation of this format."""
@@ -74,6 +76,7 @@ FORMATS = {
         (("*.inp",), ("*KS_SPIN_1_R_*.csr",)),
         "deeph_mpi.data.cp2k",
         "read_cp2k",
+        scratch=True,
         options=("output", "shells"),
     ),
     "legacy": Format(
@@ -92,6 +95,7 @@ FORMATS = {
         (("*.HSX", "*.TSHS"),),
         "deeph_mpi.data.siesta",
         "read_siesta",
+        scratch=True,
         options=("shells",),
         package="sisl",
     ),
@@ -107,6 +111,7 @@ FORMATS = {
         ),
         "deeph_mpi.data.abacus",
         "read_abacus",
+        scratch=True,
         options=("shells",),
     ),
     "openmx": Format(
@@ -117,6 +122,7 @@ FORMATS = {
         (("*.scfout",),),
         "deeph_mpi.data.openmx",
         "read_openmx",
+        scratch=True,
     ),
     "aims": Format(
         "FHI-aims' geometry.in, basis-indices.out, rs_indices.out, rs_overlap.out, rs_hamiltonian.out or _up, _dn "
@@ -126,6 +132,7 @@ FORMATS = {
         (("rs_indices.out",), ("rs_overlap.out",)),
         "deeph_mpi.data.aims",
         "read_aims",
+        scratch=True,
     ),
     "pyscf": Format(
         "none: deeph_mpi.data.pyscf.from_pyscf(mean_field), of molecules and of crystals on a k mesh, then write_system",

@@ -14,7 +14,14 @@ from deeph_mpi.errors import DataError, StructureError
 from deeph_mpi.structure.read import read_structure, write_structure
 from deeph_mpi.structure.structure import Structure, element_order
 
-__all__ = ["read_geometry", "write_geometry"]
+__all__ = ["bond_lengths", "read_geometry", "write_geometry"]
+
+
+def bond_lengths(structure: Structure, pairs: np.ndarray) -> np.ndarray:
+    """(n,) |r_j + R − r_i| in Å of pairs (n, 5) of a structure's atoms."""
+    bonds = structure.positions[pairs[:, 4]] + pairs[:, :3] @ structure.cell - structure.positions[pairs[:, 3]]
+    lengths: np.ndarray = np.linalg.norm(bonds, axis=1)
+    return lengths
 
 
 def read_geometry(directory: str | os.PathLike[str]) -> tuple[Structure, DeephInfo]:

@@ -10,6 +10,8 @@ from deeph_mpi.errors import DataError
 
 __all__ = ["average_pairs", "check_sorted", "image_reach", "name_pair", "symmetrize", "tolerance"]
 
+_PIECE = 2**17  # entries that are worked on at a time
+
 
 def tolerance(dtype: np.dtype, largest: float) -> float:
     """Allowed |H − H†|: 1e-5 (eV, or 1 for S; codes print down to a threshold) plus 16 roundings of `dtype`."""
@@ -72,14 +74,24 @@ def symmetrize(blocks: BlockSet, sizes: np.ndarray, name: str) -> None:
     if (partner < 0).any():
         raise DataError(missing_partner(blocks.pairs[int(np.argmax(partner < 0))], name))
     first = np.flatnonzero(partner >= np.arange(len(partner)))
-    limit = tolerance(blocks.entries.dtype, float(np.abs(blocks.entries).max(initial=0)))
+    limit = tolerance(blocks.entries.dtype, _largest(blocks))
     for (rows, columns), members in by_shape(blocks.pairs[first], sizes):
         chosen = first[members]
-        for piece in np.array_split(chosen, len(chosen) * rows * columns // 2**22 + 1):
+        for piece in np.array_split(chosen, len(chosen) * rows * columns // _PIECE + 1):
             there = blocks.offsets[partner[piece], None] + np.arange(rows * columns)
             conjugate = blocks.entries[there].reshape(-1, columns, rows).transpose(0, 2, 1).conj()
             mean = average_pairs(blocks, piece, conjugate, limit, name)
             blocks.entries[there] = mean.conj().transpose(0, 2, 1).reshape(len(piece), -1)
+            blocks.release()
+
+
+def _largest(blocks: BlockSet) -> float:
+    """Largest |entry|."""
+    largest = 0.0
+    for start in range(0, len(blocks.entries), _PIECE):
+        largest = max(largest, float(np.abs(blocks.entries[start : start + _PIECE]).max()))
+        blocks.release()
+    return largest
 
 
 def average_pairs(blocks: BlockSet, chosen: np.ndarray, conjugate: np.ndarray, limit: float, name: str) -> np.ndarray:

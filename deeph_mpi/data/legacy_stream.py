@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.data.blockfile import create_tables
+from deeph_mpi.data.blockfile import CHUNK, create_tables
 from deeph_mpi.data.deeph import DeephInfo
 from deeph_mpi.data.geometry import write_geometry
 from deeph_mpi.data.hermitian import check_sorted, image_reach, missing_partner, name_pair, tolerance
@@ -61,7 +61,7 @@ def convert_legacy(
     for name, path in files.items():
         spins = 2 if name == "hamiltonian" and info.spinful else 1
         temporary = target / f"{name}.h5.tmp"
-        with h5py.File(path, "r", locking=False) as legacy, h5py.File(temporary, "w") as file:
+        with h5py.File(path, "r", locking=False) as legacy, h5py.File(temporary, "w", rdcc_nbytes=64 * CHUNK) as file:
             kind = np.dtype(np.complex128 if spins == 2 else dtype or legacy[next(iter(legacy))].dtype)
             entries = create_tables(file, written, (orbitals * spins)[order], kind, compress)
             reader = _Reader(legacy, path, [with_spins(change, spins) for change in changes])

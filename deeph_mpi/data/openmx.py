@@ -17,10 +17,11 @@ from ase.data import atomic_numbers
 
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.orbitals import OrbitalMap
-from deeph_mpi.data.blockorder import system_of_blocks
+from deeph_mpi.data.blockorder import BlockReader, system_of_blocks
 from deeph_mpi.data.deeph import DeephInfo, DeephSystem
 from deeph_mpi.data.hermitian import image_reach
-from deeph_mpi.data.ragged import by_shape, find, pair_keys, reversed_pairs
+from deeph_mpi.data.mapped import release
+from deeph_mpi.data.ragged import by_shape, find, pair_keys, reversed_pairs, spread
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
@@ -56,12 +57,15 @@ class _File:
     tail: int
 
 
-def read_openmx(path: str | os.PathLike[str], *, cutoff: float | None = None) -> DeephSystem:
+def read_openmx(
+    path: str | os.PathLike[str], *, cutoff: float | None = None, scratch: Path | None = None
+) -> DeephSystem:
     """Read one run: unpolarized, collinear (spinors without ↑↓ parts) or non-collinear. Not collective.
 
     Args:
         path: the file, or a folder with one.
         cutoff: keep pairs up to this distance, Å; all by default.
+        scratch: folder for unnamed files that hold the matrices; memory by default.
 
     Raises:
         DataError: no such file, truncated, of another layout, or with a basis that is not understood.
@@ -74,14 +78,27 @@ def read_openmx(path: str | os.PathLike[str], *, cutoff: float | None = None) ->
         raise DataError(f"cannot read '{path}': truncated, or not an .scfout of OpenMX 3.7-3.9 ({error})") from None
     orbital_map, numbers = _species(lines, header.orbitals, path)
     values = np.memmap(path, np.float64, "r", header.start, (_matrices(header.spin), header.count))
-    if not np.isfinite(values[0, :1000]).all():
-        raise DataError(f"'{path}' does not hold finite numbers where H should be")
-    overlap = _blocks(header, np.array(values[-1]))
-    hamiltonian = _blocks(header, values[0] * HARTREE) if header.spin == 0 else _spinors(header, values)
+    offsets = np.concatenate([[0], np.cumsum(header.orbitals[header.pairs[:, 3:]].prod(axis=1))]).astype(np.int64)
+
+    def plain(row: int, unit: float) -> BlockReader:
+        return BlockReader(values.dtype, lambda chosen: _taken(values, row, offsets, chosen) * unit)
+
+    overlap = plain(-1, 1.0)
+    hamiltonian = plain(0, HARTREE) if header.spin == 0 else _spinors(header, values, offsets)
     fermi, electrons = _end(path, header.tail)
     info = DeephInfo(orbital_map, header.spin != 0, fermi_energy_eV=fermi, occupation=electrons)
     structure = Structure(numbers, header.positions, header.cell, np.ones(3, dtype=bool))
-    return system_of_blocks(structure, info, overlap, hamiltonian, convention="openmx", name=str(path), cutoff=cutoff)
+    return system_of_blocks(
+        structure,
+        info,
+        header.pairs,
+        overlap,
+        hamiltonian,
+        convention="openmx",
+        name=str(path),
+        cutoff=cutoff,
+        scratch=scratch,
+    )
 
 
 def _find(path: Path) -> Path:
@@ -140,47 +157,48 @@ def _header(path: Path) -> _File:
     return _File(spin, orbitals, pairs, cell, positions, start, count, tail)
 
 
-def _blocks(header: _File, entries: np.ndarray) -> BlockSet:
-    sizes = header.orbitals[header.pairs[:, 3:]].prod(axis=1)
-    return BlockSet(header.pairs.copy(), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), entries)
+def _taken(values: np.ndarray, row: int, offsets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Entries of the chosen blocks of one matrix."""
+    taken: np.ndarray = np.array(values[row, spread(offsets[chosen], np.diff(offsets)[chosen])])
+    release(values)
+    return taken
 
 
-def _spinors(header: _File, values: np.ndarray) -> BlockSet:
+def _spinors(header: _File, values: np.ndarray, offsets: np.ndarray) -> BlockReader:
     """Blocks [[↑↑, ↑↓], [↓↑, ↓↓]] in eV; OpenMX keeps ↑↓, and ↓↑ follows from Hermiticity.
 
     Rows of `values`: Re ↑↑, Re ↓↓, and of non-collinear runs Re ↑↓, Im ↑↓, then from spin-orbit coupling Im ↑↑, Im ↓↓,
     Im ↑↓.
     """
     pairs, orbitals = header.pairs, header.orbitals
-    plain = _blocks(header, np.zeros(0))
-    made = BlockSet.allocate(pairs, orbitals * 2, np.complex128)
     reach = image_reach(pairs)
     keys = pair_keys(pairs, len(orbitals), reach)
     order = np.argsort(keys)
     partner = order[find(keys[order], pair_keys(reversed_pairs(pairs), len(orbitals), reach))]
-    for shape, members in by_shape(pairs, orbitals):
-        spinor = np.zeros((len(members), 2, shape[0], 2, shape[1]), dtype=np.complex128)
-        spinor[:, 0, :, 0] = _part(values[0], plain, members, shape)
-        spinor[:, 1, :, 1] = _part(values[1], plain, members, shape)
-        if header.spin == 3:
-            spinor[:, 0, :, 0] += 1j * _part(values[4], plain, members, shape)
-            spinor[:, 1, :, 1] += 1j * _part(values[5], plain, members, shape)
-            spinor[:, 0, :, 1] = _up_down(values, plain, members, shape)
-            spinor[:, 1, :, 0] = _up_down(values, plain, partner[members], shape[::-1]).conj().transpose(0, 2, 1)
-        there = made.offsets[members, None] + np.arange(4 * shape[0] * shape[1])
-        made.entries[there] = spinor.reshape(len(members), -1) * HARTREE
-    return made
 
+    def part(row: int, members: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        return _taken(values, row, offsets, members).reshape(-1, *shape)
 
-def _up_down(values: np.ndarray, plain: BlockSet, members: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    real, imaginary, from_coupling = (_part(values[row], plain, members, shape) for row in (2, 3, 6))
-    return real + 1j * (imaginary + from_coupling)
+    def up_down(members: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        return part(2, members, shape) + 1j * (part(3, members, shape) + part(6, members, shape))
 
+    def read(chosen: np.ndarray) -> np.ndarray:
+        made = BlockSet.allocate(pairs[chosen], orbitals * 2, np.complex128)
+        for shape, where in by_shape(pairs[chosen], orbitals):
+            members = chosen[where]
+            spinor = np.zeros((len(members), 2, shape[0], 2, shape[1]), dtype=np.complex128)
+            spinor[:, 0, :, 0] = part(0, members, shape)
+            spinor[:, 1, :, 1] = part(1, members, shape)
+            if header.spin == 3:
+                spinor[:, 0, :, 0] += 1j * part(4, members, shape)
+                spinor[:, 1, :, 1] += 1j * part(5, members, shape)
+                spinor[:, 0, :, 1] = up_down(members, shape)
+                spinor[:, 1, :, 0] = up_down(partner[members], shape[::-1]).conj().transpose(0, 2, 1)
+            there = made.offsets[where, None] + np.arange(4 * shape[0] * shape[1])
+            made.entries[there] = spinor.reshape(len(members), -1) * HARTREE
+        return made.entries
 
-def _part(matrix: np.ndarray, plain: BlockSet, members: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    where = plain.offsets[members, None] + np.arange(shape[0] * shape[1])
-    block: np.ndarray = matrix[where].reshape(-1, *shape)
-    return block
+    return BlockReader(np.dtype(np.complex128), read)
 
 
 def _input_lines(path: Path, tail: int) -> list[str]:

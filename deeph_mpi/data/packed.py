@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -18,7 +20,7 @@ from deeph_mpi.data.deeph import DeephSystem, system_from_files
 from deeph_mpi.errors import DataError, DeephError
 from deeph_mpi.reading import reading
 
-__all__ = ["pack", "packed_names", "read_packed", "unpack"]
+__all__ = ["pack", "packed_names", "packed_structure", "read_packed", "unpack"]
 
 _MATRICES = ("overlap", "hamiltonian")
 _TABLES = ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries")
@@ -76,7 +78,19 @@ def read_packed(path: str | os.PathLike[str], name: str) -> DeephSystem:
     Raises:
         DataError: not such a file, no such structure, or damaged data.
     """
-    path = Path(path)
+    with packed_structure(Path(path), name) as (folder, matrix):
+        return system_from_files(folder, matrix)
+
+
+@contextmanager
+def packed_structure(path: Path, name: str) -> Iterator[tuple[Path, Callable[[str], BlockFile]]]:
+    """A folder with the small files of one structure, and what opens its "overlap" or "hamiltonian"; for a while.
+
+    Any number of processes may read the same file: it is opened read-only and without locks.
+
+    Raises:
+        DataError: not such a file, no such structure, or damaged data.
+    """
     with tempfile.TemporaryDirectory() as folder, reading(path), _open(path) as file:
         if name not in file:
             raise DataError(f"'{path}' holds no structure '{name}'")
@@ -86,7 +100,7 @@ def read_packed(path: str | os.PathLike[str], name: str) -> DeephSystem:
             return BlockFile.of_group(path / name / which, file[name].get(which))
 
         try:
-            return system_from_files(Path(folder), matrix)
+            yield Path(folder), matrix
         except DeephError as error:
             raise DataError(str(error).replace(folder, str(path / name))) from None
 
@@ -133,7 +147,8 @@ def _open(path: Path) -> h5py.File:
         raise DataError(f"cannot read '{path}': {error}") from None
     try:
         with reading(path):
-            if not len(file) or not all(isinstance(group, h5py.Group) and "files" in group for group in file.values()):
+            first = next(iter(file.values()), None)
+            if not isinstance(first, h5py.Group) or "files" not in first:
                 raise DataError(f"'{path}' is not a dataset of `deeph-mpi dataset pack`")
     except DataError:
         file.close()

@@ -9,7 +9,17 @@ import numpy as np
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
 
-__all__ = ["by_shape", "find", "gather_entries", "pair_keys", "reversed_pairs", "sort_blocks", "spread", "take_blocks"]
+__all__ = [
+    "block_order",
+    "by_shape",
+    "find",
+    "gather_entries",
+    "pair_keys",
+    "reversed_pairs",
+    "sort_blocks",
+    "spread",
+    "take_blocks",
+]
 
 
 def reversed_pairs(pairs: np.ndarray) -> np.ndarray:
@@ -58,10 +68,15 @@ def gather_entries(blocks: BlockSet, chosen: np.ndarray) -> np.ndarray:
     return blocks.entries[spread(blocks.offsets[chosen], sizes)]
 
 
+def block_order(pairs: np.ndarray) -> np.ndarray:
+    """(n,) int64: how to order pairs (n, 5) by (i, j, R1, R2, R3)."""
+    r1, r2, r3, i, j = pairs.T
+    return np.lexsort((r3, r2, r1, j, i))
+
+
 def sort_blocks(blocks: BlockSet) -> BlockSet:
     """The same blocks ordered by (i, j, R1, R2, R3)."""
-    r1, r2, r3, i, j = blocks.pairs.T
-    order = np.lexsort((r3, r2, r1, j, i))
+    order = block_order(blocks.pairs)
     return blocks if (order == np.arange(len(order))).all() else take_blocks(blocks, order)
 
 

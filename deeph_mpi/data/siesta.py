@@ -26,7 +26,11 @@ _ENDINGS = (".HSX", ".TSHS")
 
 
 def read_siesta(
-    path: str | os.PathLike[str], *, cutoff: float | None = None, shells: OrbitalMap | None = None
+    path: str | os.PathLike[str],
+    *,
+    cutoff: float | None = None,
+    shells: OrbitalMap | None = None,
+    scratch: Path | None = None,
 ) -> DeephSystem:
     """Read one SIESTA run: unpolarized, polarized, non-collinear or with spin-orbit coupling. Not collective.
 
@@ -35,6 +39,7 @@ def read_siesta(
             needs the run's `.ORB_INDX` beside it.
         cutoff: keep pairs up to this distance, Å; all by default.
         shells: of the elements; read from the file by default.
+        scratch: folder for unnamed files that hold what sisl has read: it holds the whole matrix itself.
 
     Returns:
         The system in SIESTA's zero of energy (sisl shifts it to the Fermi level; that is undone).
@@ -51,18 +56,25 @@ def read_siesta(
             fermi = float(sisl.get_sile(readable).read_fermi_level())
         except Exception as error:  # sisl's readers raise anything, from KeyError to SileError
             raise DataError(f"sisl cannot read '{path}': {type(error).__name__}: {error}") from error
-    parts = split_sisl(matrix)
+    parts = split_sisl(matrix, scratch, fermi)
     atoms = matrix.geometry.atoms
-    if path.suffix == ".TSHS" or shells_of(matrix.geometry.atoms) is None:  # names neither elements nor orbitals
+    del matrix
+    if path.suffix == ".TSHS" or shells_of(atoms) is None:  # names neither elements nor orbitals
         atoms = _basis_beside(sisl, path)
         parts.structure = replace(parts.structure, numbers=np.array(atoms.Z, dtype=np.int64))
     orbital_map = shells or shells_of(atoms)
     if orbital_map is None:
         raise DataError(f"'{path}' does not name its orbitals: give --shells ELEMENT=L,L,…")
-    parts.hamiltonian.values += _shift(parts.overlap, parts.hamiltonian, fermi)
     info = DeephInfo(orbital_map, parts.spinful, fermi_energy_eV=fermi, occupation=_electrons(path))
     return system_of(
-        parts.structure, info, parts.overlap, parts.hamiltonian, convention="siesta", name=str(path), cutoff=cutoff
+        parts.structure,
+        info,
+        parts.overlap,
+        parts.hamiltonian,
+        convention="siesta",
+        name=str(path),
+        cutoff=cutoff,
+        scratch=scratch,
     )
 
 
@@ -113,14 +125,6 @@ def _second_record(path: Path) -> bytes:
         file.seek(struct.unpack("<i", start)[0] + 8)
         length = file.read(4)
         return file.read(4) if length == struct.pack("<i", 4) else b""
-
-
-def _shift(overlap: Any, hamiltonian: Any, energy: float) -> np.ndarray:
-    """`energy` · S on the elements of H: 0 between unlike spins. Both lists follow one sparsity pattern."""
-    if hamiltonian.spins is None:
-        return energy * overlap.values
-    same = hamiltonian.spins[:, 0] == hamiltonian.spins[:, 1]
-    return energy * same * np.tile(overlap.values, len(same) // len(overlap.values))
 
 
 def _basis_beside(sisl: Any, path: Path) -> Any:

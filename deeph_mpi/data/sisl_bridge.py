@@ -12,8 +12,9 @@ from ase.data import chemical_symbols
 from deeph_mpi.basis.conventions import orbital_change
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.data.deeph import DeephSystem, in_users_order
-from deeph_mpi.data.elements import Elements
+from deeph_mpi.data.elements import PIECE, Elements
 from deeph_mpi.data.ragged import spread
+from deeph_mpi.data.spool import Spool
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
@@ -38,12 +39,17 @@ class SislParts:
 
     structure: Structure
     spinful: bool
-    overlap: Elements
-    hamiltonian: Elements
+    overlap: Spool
+    hamiltonian: Spool
 
 
-def split_sisl(hamiltonian: Any) -> SislParts:
+def split_sisl(hamiltonian: Any, scratch: Path | None = None, shift: float = 0.0) -> SislParts:
     """Take a non-orthogonal `sisl.Hamiltonian` apart. Spin-polarized ones become spinors without ↑↓ parts.
+
+    Args:
+        hamiltonian: of sisl.
+        scratch: folder for unnamed files that hold the elements; memory by default.
+        shift: H + shift · S is returned, eV.
 
     Raises:
         DataError: an orthogonal basis, ghost atoms, or a spin that sisl knows and we do not (Nambu).
@@ -60,36 +66,43 @@ def split_sisl(hamiltonian: Any) -> SislParts:
         np.array(geometry.cell, dtype=np.float64),
         np.ones(3, dtype=bool),
     )
-    csr = hamiltonian._csr.copy()
+    csr = hamiltonian._csr
     csr.finalize()
-    rows = np.repeat(np.arange(geometry.no), np.diff(csr.ptr)).astype(np.int64)
-    columns = csr.col.astype(np.int64) % geometry.no
-    images = np.array(geometry.lattice.sc_off, dtype=np.int64)[csr.col // geometry.no]
-    data = csr._D
+    spinful = not spin.is_unpolarized
+    overlap = Spool(scratch)
+    matrix = Spool(scratch, np.complex128 if spinful else np.float64, spinful=spinful)
+    offsets = np.array(geometry.lattice.sc_off, dtype=np.int64)
+    for start in range(0, csr.nnz, PIECE):
+        part = slice(start, min(start + PIECE, csr.nnz))
+        rows = np.searchsorted(csr.ptr, np.arange(part.start, part.stop), side="right") - 1
+        image, columns = np.divmod(csr.col[part].astype(np.int64), geometry.no)
+        data = csr._D[part]
+        s_values = np.real(data[:, hamiltonian.S_idx]).astype(np.float64)
+        overlap.add(Elements(offsets[image], rows, columns, s_values))
+        for spins, values in _spin_parts(data, spin).items():
+            shifted = values + (shift * s_values if spins[0] == spins[1] else 0.0)
+            table = np.broadcast_to(np.array(spins), (len(rows), 2)) if spinful else None
+            matrix.add(Elements(offsets[image], rows, columns, shifted, table))
+    return SislParts(structure, spinful, overlap, matrix)
 
-    def elements(values: np.ndarray, spins: tuple[int, int] | None = None) -> Elements:
-        pairs = None if spins is None else np.tile(np.array(spins, dtype=np.int64), (len(rows), 1))
-        return Elements(images, rows, columns, values, pairs)
 
-    overlap = elements(np.real(data[:, hamiltonian.S_idx]).astype(np.float64))
-    if spin.is_unpolarized:
-        return SislParts(structure, False, overlap, elements(data[:, 0].astype(np.float64)))
+def _spin_parts(data: np.ndarray, spin: Any) -> dict[tuple[int, int], np.ndarray]:
+    """(spin of row, of column) → values, from sisl's columns."""
     complex_kind = np.dtype(data.dtype).kind == "c"
+    if spin.is_unpolarized:
+        return {_UP_UP: np.real(data[:, 0])}
     if spin.is_polarized:
-        parts = {_UP_UP: data[:, 0], _DOWN_DOWN: data[:, 1]}
-    elif spin.is_noncolinear:
+        return {_UP_UP: data[:, 0], _DOWN_DOWN: data[:, 1]}
+    if spin.is_noncolinear:
         mixed = data[:, 2] if complex_kind else data[:, 2] + 1j * data[:, 3]
-        parts = {_UP_UP: data[:, 0], _DOWN_DOWN: data[:, 1], _UP_DOWN: mixed, _DOWN_UP: mixed.conj()}
-    elif spin.is_spinorbit:
+        return {_UP_UP: data[:, 0], _DOWN_DOWN: data[:, 1], _UP_DOWN: mixed, _DOWN_UP: mixed.conj()}
+    if spin.is_spinorbit:
         columns_of = dict(zip((_UP_UP, _DOWN_DOWN, _UP_DOWN, _DOWN_UP), ((0, 4), (1, 5), (2, 3), (6, 7)), strict=True))
-        parts = {
+        return {
             spins: data[:, number] if complex_kind else data[:, real] + 1j * data[:, imaginary]
             for number, (spins, (real, imaginary)) in enumerate(columns_of.items())
         }
-    else:
-        raise DataError(f"sisl's spin '{spin}' cannot be converted")
-    joined = Elements.join([elements(values.astype(np.complex128), spins) for spins, values in parts.items()])
-    return SislParts(structure, True, overlap, joined)
+    raise DataError(f"sisl's spin '{spin}' cannot be converted")
 
 
 def shells_of(atoms: Any) -> OrbitalMap | None:

@@ -12,8 +12,9 @@ from ase.data import chemical_symbols
 from scipy.linalg import eigvalsh
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.data.deeph import DeephSystem, read_system
+from deeph_mpi.data.deeph import DeephSystem
 from deeph_mpi.data.hermitian import image_reach
+from deeph_mpi.data.members import read_member
 from deeph_mpi.data.ragged import find, pair_keys
 from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.errors import DeephError
@@ -64,13 +65,17 @@ class Survey:
     fingerprint: str = ""
 
 
-def survey(directory: str | os.PathLike[str]) -> Survey:
-    """Read one directory in the DeepH layout and look at it. Never raises for what is wrong with its data."""
-    directory = Path(directory)
+def survey(path: str | os.PathLike[str]) -> Survey:
+    """Read one structure of a dataset and look at it. Never raises for what is wrong with its data.
+
+    Args:
+        path: directory in the DeepH layout, or FILE/NAME of a packed dataset.
+    """
+    path = Path(path)
     try:
-        return survey_system(read_system(directory), directory.name)
+        return survey_system(read_member(path), path.name)
     except (DeephError, OSError) as error:
-        return Survey(directory.name, str(error))
+        return Survey(path.name, str(error))
 
 
 def survey_system(system: DeephSystem, name: str) -> Survey:

@@ -12,8 +12,8 @@ import torch
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.config import TrainConfig
-from deeph_mpi.data.deeph import DeephSystem, read_system
-from deeph_mpi.data.geometry import read_geometry
+from deeph_mpi.data.deeph import DeephSystem
+from deeph_mpi.data.members import member_geometry, read_member
 from deeph_mpi.errors import DataError
 from deeph_mpi.model.model import HamiltonianModel, ModelFacts
 from deeph_mpi.model.network import HamiltonianNetwork
@@ -45,7 +45,7 @@ def common_orbitals(directory: Path, names: list[str]) -> OrbitalMap:
     """
     shells: dict[int, tuple[int, ...]] = {}
     for name in names:
-        structure, info = read_geometry(directory / name)
+        structure, info = member_geometry(directory / name)
         for number in np.unique(structure.numbers).tolist():
             own = info.orbital_map.shells[number]
             if shells.setdefault(number, own) != own:
@@ -57,7 +57,7 @@ def read_labels(directory: Path, names: list[str], template: ShellTemplate) -> t
     """Read structures and turn their matrices into labels; the systems come back without the matrices."""
     systems, labels = [], []
     for name in names:
-        system = read_system(directory / name)
+        system = read_member(directory / name)
         labels.append(make_labels(name, system, template))
         systems.append(replace(system, hamiltonian=None))
     return systems, labels
