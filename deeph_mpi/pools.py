@@ -38,11 +38,11 @@ def check_pools(solve: SolveSection, ranks: int, kpoints: int) -> None:
     """
     if solve.pools == "auto" or solve.pools == 1:
         return
-    possible = pool_counts(ranks, kpoints)
+    possible = pool_counts(ranks, kpoints, parts=solve.window is not None)
     if solve.pools not in possible:
         raise ConfigError(
             f"solve.pools = {solve.pools} is not possible with {ranks} ranks and {kpoints} k-points: pools are of equal "
-            f"size and have a k-point each. Possible: {', '.join(map(str, sorted(possible)))}"
+            f"size and have a k-point each, or an equal part of a window. Possible: {', '.join(map(str, sorted(possible)))}"
         )
     if solve.eigenvectors:
         raise ConfigError("eigenvectors are kept by one pool only: solve.pools must be 1 or left out")

@@ -238,16 +238,19 @@ def run_spectrum(
         options = replace(options, groups=groups)
     log.info("%d orbitals, %d matrix elements, %d k-points", rows.dimension, assembler.nonzeros, len(kpoints))
     if pools.count > 1:
+        own = "k-points" if pools.parts(len(kpoints)) == 1 else "part of a window"
         log.info(
-            "%d pools of %d ranks, each with its own k-points; progress is that of the first",
+            "%d pools of %d ranks, each with its own %s; progress is that of the first",
             pools.count,
             pools.pool.size,
+            own,
         )
-    mine, shell_rows = pools.mine(len(kpoints)), None
+    units, shell_rows = pools.units(len(kpoints)), None
     if shells is not None:
         shell_rows = RowMap(rows.partition, shells.counts(len(rows.sizes)))
-    with stages("solve"), finishing_units(), progress(world, "k-points", len(mine)) as bar:
-        journal = RunJournal(restart, pools, ("fermi", "states", "slice"), mine, rows, shell_rows)
+    with stages("solve"), finishing_units(), progress(world, "k-points", len(units)) as bar:
+        kinds = ("fermi", "states", "slice", f"part of {pools.parts(len(kpoints))}")
+        journal = RunJournal(restart, pools, kinds, units, rows, shell_rows)
         try:
             result = spectrum(
                 assembler,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,18 @@ class Eigenpairs:
     def none(cls, pencil: Pencil) -> Eigenpairs:
         """An empty set."""
         return cls(np.empty(0), np.empty((pencil.local_dimension, 0), dtype=pencil.dtype), np.empty(0))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Eigenpairs]) -> Eigenpairs:
+        """Parts of one set in the order of their energies."""
+        energies = np.concatenate([part.energies for part in parts])
+        populations = [part.populations for part in parts if part.populations is not None]
+        return cls(
+            energies,
+            np.concatenate([part.vectors for part in parts], axis=1),
+            np.concatenate([part.residuals for part in parts]),
+            np.concatenate(populations, axis=1) if populations else None,
+        ).take(np.argsort(energies, kind="stable"))
 
     def __len__(self) -> int:
         return len(self.energies)

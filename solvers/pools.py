@@ -1,8 +1,9 @@
-"""Pools of ranks that solve different k-points at the same time."""
+"""Pools of ranks that solve different k-points, or parts of one, at the same time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from deeph_mpi.solvers.states import States
 
 __all__ = ["Pools", "pool_counts"]
 
+T = TypeVar("T")
 
-def pool_counts(ranks: int, kpoints: int) -> list[int]:
-    """Numbers of pools of equal size that have a k-point each, the largest first."""
-    return [n for n in range(min(ranks, kpoints), 0, -1) if ranks % n == 0]
+
+def pool_counts(ranks: int, kpoints: int, *, parts: bool = False) -> list[int]:
+    """Numbers of pools of equal size that have a k-point each, or with `parts` an equal part of one; the largest first."""
+    return [n for n in range(ranks, 0, -1) if ranks % n == 0 and (n <= kpoints or (parts and n % kpoints == 0))]
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,31 @@ class Pools:
         """Indices of this pool's k-points: a stretch, as the next is easier with the former one known."""
         return range(kpoints * self.index // self.count, kpoints * (self.index + 1) // self.count)
 
+    def parts(self, kpoints: int) -> int:
+        """How many pools share each k-point."""
+        return max(1, self.count // kpoints)
+
+    def units(self, kpoints: int) -> range:
+        """Indices of this pool's k-points, or, where several share each k-point, the index of its part among all."""
+        return self.mine(kpoints) if self.parts(kpoints) == 1 else range(self.index, self.index + 1)
+
     def all_states(self, mine: dict[int, States]) -> list[States]:
         """The states of all k-points by index, those of other pools without vectors. Collective."""
         if self.across is None:
             return [mine[n] for n in sorted(mine)]
         bare = {n: states.without_vectors() for n, states in mine.items()}
-        every = {n: states for part in self.across.comm.allgather(bare) for n, states in part.items()}
+        every = {n: states for part in self.gathered(bare) for n, states in part.items()}
         return [mine.get(n, every[n]) for n in sorted(every)]
 
     def agree(self, error: StopRequested | None) -> None:
         """Raise it on all ranks when one pool has been stopped by it. Collective."""
-        for found in [error] if self.across is None else self.across.comm.allgather(error):
+        for found in self.gathered(error):
             if found is not None:
                 raise found
+
+    def gathered(self, value: T) -> list[T]:
+        """One value of each pool, in their order. Collective."""
+        return [value] if self.across is None else self.across.comm.allgather(value)
 
     def sum(self, value: int) -> int:
         """Of a number that the ranks of a pool share, over pools. Collective."""

@@ -128,7 +128,7 @@ def states_in_window(factor: ShiftedFactor, lower: float, upper: float, keeper: 
             ends = {"low": low, "below": below, "high": high, "through": through, "shift": shift, "count": here[1]}
             shifts, counts = np.array(list(factor.inertias)), np.array(list(factor.inertias.values()))
             keeper.keep(n, parts[-1], **ends, shifts=shifts, counts=counts, complete=complete, note=note)
-    done = _joined(parts) if parts else pairs
+    done = Eigenpairs.joined(parts) if parts else pairs
     proved, note = _proof(factor, note) if complete else (False, note)
     states = States(done, below if complete else None, low, high, proved, note)
     return states.between(lower - CLUSTER, upper + CLUSTER)
@@ -234,14 +234,3 @@ def _complete(
         pairs, _ = _gather(factor, pairs, want)
         idle = 0 if len(pairs) > before else idle + 1
     return pairs
-
-
-def _joined(parts: list[Eigenpairs]) -> Eigenpairs:
-    energies = np.concatenate([part.energies for part in parts])
-    populations = [part.populations for part in parts if part.populations is not None]
-    return Eigenpairs(
-        energies,
-        np.concatenate([part.vectors for part in parts], axis=1),
-        np.concatenate([part.residuals for part in parts]),
-        np.concatenate(populations, axis=1) if populations else None,
-    ).take(np.argsort(energies, kind="stable"))

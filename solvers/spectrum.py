@@ -21,6 +21,7 @@ from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.populations import mulliken_populations
 from deeph_mpi.solvers.slicing import CLUSTER, nearest_states, states_in_window
 from deeph_mpi.solvers.states import States
+from deeph_mpi.solvers.window_parts import equal_parts, joined_states
 
 __all__ = ["Assembler", "SolveOptions", "Spectrum", "spectrum"]
 
@@ -259,11 +260,33 @@ def _certain_fermi_level(
 def _windows(
     points: _Points, center: float, window: tuple[float, float], progress: Callable[[str], None]
 ) -> list[States]:
+    lower, upper = center + window[0], center + window[1]
+    parts = points.pools.parts(len(points.kpoints))
+    if parts > 1:
+        return _divided_windows(points, parts, lower, upper, progress)
+
     def solve(n: int) -> States:
-        lower, upper = center + window[0], center + window[1]
         return states_in_window(points.factor(n), lower, upper, points.keeper(n))
 
     return points.every("states", points.mine, solve, lambda n, states: progress(points.report(n, states)))
+
+
+def _divided_windows(
+    points: _Points, parts: int, lower: float, upper: float, progress: Callable[[str], None]
+) -> list[States]:
+    """The window of every k-point, a part of it by each of the `parts` pools that share the k-point."""
+    pools, journal, unit = points.pools, points.journal, f"part of {parts}"
+    n, part = divmod(pools.index, parts)
+    edges = np.empty(0)
+    if not all(pools.gathered(journal.known(f"{unit}/{pools.index}") is not None)):
+        edges = equal_parts(points.factor(n), pools, parts, lower, upper)
+    found = points.every(
+        unit,
+        [pools.index],
+        lambda _: states_in_window(points.factor(n), edges[part], edges[part + 1]),
+        lambda _, states: progress(points.report(n, states)),
+    )
+    return [joined_states(found[k * parts : (k + 1) * parts]) for k in range(len(points.kpoints))]
 
 
 def _guess(assembler: Assembler, filling: Filling) -> float:

@@ -28,6 +28,7 @@ from deeph_mpi.solvers.factor import ShiftedFactor
 from deeph_mpi.solvers.fermi import BOLTZMANN_EV, Filling, fermi_level, occupations
 from deeph_mpi.solvers.spectrum import SolveOptions, spectrum
 from deeph_mpi.solvers.states import States
+from deeph_mpi.solvers.window_parts import joined_states
 from tests.mpi import ROOT
 
 
@@ -115,6 +116,25 @@ def test_crowded_window_is_sliced() -> None:
     np.testing.assert_allclose(result.energies[0], inside, atol=1e-10)
     assert result.verified.all()
     assert result.factorizations <= 2 + 2 + 3, "S, both ends, and a shift for every 120 states with one to spare"
+
+
+def part(first: int | None, energies: list[float], lower: float, upper: float) -> States:
+    levels = np.array(energies)
+    pairs = Eigenpairs(levels, np.empty((0, len(levels))), np.zeros(len(levels)))
+    return States(pairs, first, lower, upper, first is not None, "counted" if first is not None else "one is missing")
+
+
+def test_parts_of_a_window_are_joined_by_their_indices() -> None:
+    below, above = part(4, [0.1, 0.2, 0.5], 0.0, 0.5000001), part(6, [0.5, 0.5, 0.9], 0.4999999, 1.0)
+    whole = joined_states([below, above])  # 0.5 is double: one copy is in both
+    assert (whole.first, whole.proved, whole.lower, whole.upper) == (4, True, 0.0, 1.0)
+    np.testing.assert_allclose(whole.energies, [0.1, 0.2, 0.5, 0.5, 0.9])
+    assert joined_states([part(4, [], 0.0, 0.5), part(4, [], 0.5, 1.0)]).proved
+    gap = joined_states([below, part(9, [0.9], 0.6, 1.0)])
+    assert (gap.first, gap.proved, gap.note) == (None, False, "2 states are missing at 0.6000 eV")
+    lost = joined_states([below, part(None, [0.9], 0.5, 1.0), part(8, [1.2], 1.0, 2.0)])
+    assert (lost.first, lost.proved, lost.note) == (None, False, "one is missing")
+    assert len(lost) == 5
 
 
 def isolated_atoms(levels: np.ndarray) -> PencilAssembler:

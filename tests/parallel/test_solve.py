@@ -325,6 +325,31 @@ def test_pools_find_what_all_ranks_together_find(world: World, asked: dict[str, 
             np.testing.assert_allclose(result.fermi.energy, results[0].fermi.energy, atol=1e-9)
 
 
+@pytest.mark.parametrize("target", ["fermi", -3.0])
+def test_pools_share_a_window(world: World, target: object, shared_path: Path) -> None:
+    asked = {"states": None, "window": [-8.0, 3.0], "target": target}
+    for count in (1, 2):
+        if world.size % count:
+            continue
+        kpoints = [list(k) for k in KPOINTS[1 : 1 + count]]
+        results, weights = [], []
+        for pools in (1, world.size):
+            result = solve(
+                configured(DATA / "hbn_c", shared_path / "out", kpoints=kpoints, pools=pools, **asked), world
+            )
+            assert result is not None
+            assert result.verified.all()
+            results.append(result)
+            with h5py.File(shared_path / "out" / "results.h5") as file:
+                weights.append(file["projections/weights"][:])
+            world.comm.Barrier()  # the next writes that file
+        assert np.isfinite(results[0].energies).sum(axis=1).min() > 4
+        np.testing.assert_allclose(results[1].energies, results[0].energies, atol=1e-9)
+        np.testing.assert_array_equal(results[1].first, results[0].first)
+        np.testing.assert_allclose(results[1].intervals, results[0].intervals, atol=1e-9)
+        np.testing.assert_allclose(weights[1], weights[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("k", KPOINTS[:2], ids=["Γ", "k"])
 def test_eigensolvers_agree(world: World, k: tuple[float, float, float]) -> None:
     directory = DATA / "hbn_c"
