@@ -10,7 +10,7 @@ from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import SolveSection
-from deeph_mpi.domain.fill import factor_fill
+from deeph_mpi.domain.fill import OVER_FACTOR, factor_fill
 from deeph_mpi.domain.handover import spread
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.errors import ConfigError
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_pools", "divide_ranks", "spread_over_pools"]
 
-# Memory of a pool over that of the factor's elements: MUMPS's fronts and copies of the matrix. 2.1 to 2.4 were measured for
-# bilayer graphene with 1,084 to 2,524 atoms.
-_OVER_FACTOR = 2.5
 _GATHERED = 50_000  # atoms: a larger graph is not built on one rank, and its factor needs all ranks anyway
 
 
@@ -69,7 +66,7 @@ def divide_ranks(world: World, plan: SpectrumPlan, structure: Structure, sizes: 
     doubled = not all(is_time_reversal_invariant(k) for k in plan.kpoints) or np.iscomplexobj(h.entries)
     radius = world.max(_longest(structure, h.pairs))
     elements, _ = world.on_root(factor_fill, structure, sizes * (2 if doubled else 1), radius)
-    count = next((n for n in possible if _OVER_FACTOR * 8 * elements <= free * world.size / n), 1)
+    count = next((n for n in possible if OVER_FACTOR * 8 * elements <= free * world.size / n), 1)
     return Pools.divide(world, count)
 
 

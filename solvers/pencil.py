@@ -88,7 +88,7 @@ class Pencil:
 
     def multiply(self, matrix: Any, x: np.ndarray) -> np.ndarray:
         """Product of `h` or `s` with the columns of x (local_dimension, m). Collective."""
-        if self.world.size == 1 and x.shape[1] > 1:
+        if self.world.size == 1 and x.shape[1] > 1 and not self._wrong_together(matrix):
             return self._multiply_together(matrix, x)
         source, target = matrix.createVecs()
         result = np.empty_like(x)
@@ -99,6 +99,15 @@ class Pencil:
         source.destroy()
         target.destroy()
         return result
+
+    @staticmethod
+    def _wrong_together(matrix: Any) -> bool:
+        """Whether PETSc (3.18 to 3.26) multiplies this matrix with a dense one wrongly.
+
+        MatMatMult_SeqSBAIJ_3_Private, and those for blocks of 4 and 5, take blocks above the diagonal for those below,
+        untransposed.
+        """
+        return matrix.getType() == "seqsbaij" and 3 <= matrix.getBlockSize() <= 5
 
     def _multiply_together(self, matrix: Any, x: np.ndarray) -> np.ndarray:
         """On one rank the matrix is read once for all columns; PETSc cannot do that with a triangle spread over ranks."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from deeph_mpi.errors import SolverError
 
-__all__ = ["factors_triangle", "has_mumps", "index_limit", "is_complex", "load", "mumps_has_scotch"]
+__all__ = ["factors_triangle", "has_mumps", "index_limit", "is_complex", "load"]
 
 _MAPS = Path("/proc/self/maps")
 
@@ -93,15 +93,6 @@ def factors_triangle(backend: str = "auto") -> bool:
     "auto" is MUMPS where PETSc has it.
     """
     return backend in ("auto", "mumps") and has_mumps() and not is_complex()
-
-
-def mumps_has_scotch() -> bool:
-    """Whether the MUMPS loaded here is Debian's with Scotch; that of other builds cannot be told from outside."""
-    load()
-    try:
-        return "mumps_ptscotch" in _MAPS.read_text()
-    except OSError:
-        return False
 
 
 def index_limit() -> int:

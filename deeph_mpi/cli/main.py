@@ -47,7 +47,9 @@ COMMANDS = {
     "overlap": _Command("overlaps of a structure from a code's basis file alone"),
     "plot": _Command("plots from a results.h5"),
     "config": _Command("every key of a configuration, its default, unit and meaning"),
+    "submit": _Command("a batch script for Slurm, PBS or LSF, laid out by the plan of the job"),
     "info": _Command("what was found: MPI, PETSc, MUMPS, torch, GPUs, threads", parallel=True),
+    "doctor": _Command("whether the installation works, each finding with its remedy", parallel=True),
 }
 
 

@@ -40,7 +40,7 @@ def execute(job: Job) -> None:
     130 interrupted from the keyboard; 143 ended at once by a second SIGTERM.
     """
     from deeph_mpi.parallel.logs import setup_logs
-    from deeph_mpi.parallel.threads import set_threads
+    from deeph_mpi.parallel.threads import set_threads, warn_of_shared_cores
 
     world = World.default()
     world.install_abort_hook()
@@ -48,8 +48,9 @@ def execute(job: Job) -> None:
     if sys.stderr is sys.__stderr__:
         faulthandler.enable()  # a crash in a library says where
     try:
-        set_threads(world)
+        threads = set_threads(world)
         setup_logs(world)
+        warn_of_shared_cores(world, threads)
         job(world)
     except SystemExit:
         raise

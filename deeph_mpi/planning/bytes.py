@@ -8,7 +8,16 @@ from deeph_mpi.domain.domain import GROUP
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.planning.counts import PartPlan
 
-__all__ = ["feature_bytes", "list_bytes", "matrix_bytes", "network_bytes", "row_bytes"]
+__all__ = [
+    "assembly_bytes",
+    "feature_bytes",
+    "halo_bytes",
+    "list_bytes",
+    "matrix_bytes",
+    "network_bytes",
+    "row_bytes",
+    "transpose_bytes",
+]
 
 
 def feature_bytes(model: HamiltonianModel) -> int:
@@ -24,9 +33,22 @@ def network_bytes(model: HamiltonianModel, part: PartPlan) -> float:
     return float(rows * feature_bytes(model))
 
 
+def halo_bytes(model: HamiltonianModel, part: PartPlan) -> float:
+    """Buffers of the exchanges, kept, for as many rows sent as received: those of messages, those of pairs, and the rows of
+    the latter as they are gathered (by kind of feature, then joined)."""
+    return float((2 * part.message_ghosts + 4 * part.ghosts) * feature_bytes(model))
+
+
+def transpose_bytes(part: PartPlan) -> float:
+    """What travels when H, then S, gets its blocks from other ranks: as much sent as received, and where each block goes."""
+    return 16.0 * part.shared + 32.0 * part.exchanged
+
+
 def list_bytes(part: PartPlan) -> float:
-    """i, j, R of pairs and messages (int32, int32, 3 × int8), which are decoded, positions and numbers of local atoms."""
-    return 11.0 * part.pairs + 4.0 * part.decoded + (11.0 + 2.0) * 2 * part.bonds + 40.0 * (part.atoms + part.ghosts)
+    """i, j, R of pairs and messages (int32, int32, 3 × int8), which are decoded, which travel (int64), positions and numbers
+    of local atoms."""
+    pairs = 11.0 * part.pairs + 4.0 * part.decoded + 8.0 * part.exchanged
+    return pairs + (11.0 + 2.0) * 2 * part.bonds + 40.0 * (part.atoms + part.ghosts)
 
 
 def row_bytes(part: PartPlan, itemsize: int = 8, tables: int = 40 + 8) -> float:
@@ -34,6 +56,11 @@ def row_bytes(part: PartPlan, itemsize: int = 8, tables: int = 40 + 8) -> float:
     return 2.0 * itemsize * part.elements + float(tables) * (part.pairs + part.atoms)
 
 
+def assembly_bytes(part: PartPlan) -> float:
+    """Rows of H and S, the triangles of both sorted beside them, and the order of the blocks."""
+    return row_bytes(part) + 8.0 * part.elements + 100.0 * (part.pairs + part.atoms)
+
+
 def matrix_bytes(part: PartPlan) -> float:
-    """Blocks of H and S sorted for assembly, and the matrices at Γ with their columns."""
-    return 2 * (8.0 * part.elements + 20.0 * part.nonzeros)
+    """Triangles of H and S: their blocks sorted for assembly, and the matrices at Γ, with columns where rows are divided."""
+    return 8.0 * part.elements + (12.0 if part.ghosts else 8.0) * part.nonzeros

@@ -27,6 +27,7 @@ class PartPlan:
         pairs: directed pairs in its rows.
         decoded: pairs it decodes.
         orbitals: rows of the matrices.
+        exchanged: pairs in its rows whose other atom is another rank's.
         elements: matrix elements of its blocks, onsite included.
         shared: elements of transposes that it receives.
         nonzeros: of its rows of H or S at Γ, where images of an atom share a block.
@@ -40,6 +41,7 @@ class PartPlan:
     pairs: int
     decoded: int
     orbitals: int
+    exchanged: int
     elements: int
     shared: int
     nonzeros: int
@@ -63,13 +65,15 @@ def plan_parts(
 def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals: np.ndarray) -> PartPlan:
     """Counts of one part of a partition, from its domain. Not collective."""
     rows = orbitals[local.atoms]
-    elements = shared = decoded = blocks = 0
+    elements = shared = decoded = exchanged = blocks = 0
     for some in local.pairs.chunks():
         i, j = local.pairs.i[some], local.pairs.j[some]
         here = decoded_from_i(local.atoms[i], local.atoms[j], local.pairs.R[some])
         each = rows[i] * rows[j]
+        away = j >= local.n_owned
         elements += int(each.sum())
-        shared += int(each[(j >= local.n_owned) & ~here].sum())
+        shared += int(each[away & ~here].sum())
+        exchanged += int(np.count_nonzero(away))
         decoded += int(np.count_nonzero(here))
     first = np.searchsorted(local.pairs.i, np.arange(local.n_owned + 1))
     for start in range(0, local.n_owned, GROUP):
@@ -94,6 +98,7 @@ def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals
         pairs=len(local.pairs),
         decoded=decoded,
         orbitals=int(rows[: local.n_owned].sum()),
+        exchanged=exchanged,
         elements=elements + onsite,
         shared=shared,
         nonzeros=blocks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ class Rates:
 
     Attributes:
         search: seconds per directed pair, to find it.
+        searched: bytes per directed pair while a group of atoms is searched.
         message: seconds per bond and layer.
         atom: seconds per atom and layer.
         pair: seconds per undirected pair, decoded and written in both directions.
@@ -52,6 +54,7 @@ class Rates:
     """
 
     search: float
+    searched: float
     message: float
     atom: float
     pair: float
@@ -74,15 +77,22 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -
     )
     world, partition = World.alone(), Partition(np.zeros(len(piece), dtype=np.int32), 1)
     orbitals = model.settings.orbitals.orbitals(piece.numbers)
-    start = time.perf_counter()
-    domain = build_domain(world, piece, partition, model.settings.r_message, model.radii)
-    plan = PairPlan.build(world, partition, domain)
-    search = time.perf_counter() - start
+    search = math.inf
+    return_freed_memory()
+    reset_peak_memory()
+    before = resident_memory()
+    for _ in range(2):
+        start = time.perf_counter()
+        domain = build_domain(world, piece, partition, model.settings.r_message, model.radii)
+        plan = PairPlan.build(world, partition, domain)
+        search = min(search, time.perf_counter() - start)
+    searched = peak_memory() - before
     part = counts(domain, partition, 0, orbitals)
     rows = allocate_rows(domain, orbitals)
     layers = list(model.network.layers)
     kernels = [(layer, "finish", "atoms") for layer in layers] + [(layer, "messages", "messages") for layer in layers]
     best: dict[str, float] = {}
+    return_freed_memory()
     reset_peak_memory()
     for _ in range(3):
         with timed_methods(kernels) as spent:
@@ -99,6 +109,7 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -
     held = network_bytes(model, part) + list_bytes(part) + row_bytes(part)
     return Rates(
         search / max(part.pairs, 1),
+        searched / max(part.pairs, 1),
         best["messages"] / max(part.bonds * len(layers), 1),
         best["atoms"] / (len(piece) * len(layers)),
         best["pairs"] / max(part.decoded, 1),

@@ -6,8 +6,17 @@ import numpy as np
 
 from deeph_mpi.config import InferConfig
 from deeph_mpi.model.model import HamiltonianModel
-from deeph_mpi.planning.bytes import feature_bytes, list_bytes, matrix_bytes, network_bytes, row_bytes
+from deeph_mpi.planning.bytes import (
+    assembly_bytes,
+    feature_bytes,
+    halo_bytes,
+    list_bytes,
+    matrix_bytes,
+    network_bytes,
+    row_bytes,
+)
 from deeph_mpi.planning.counts import PartPlan
+from deeph_mpi.planning.job import keeps_rows_in_memory, network_memory, partition_memory
 from deeph_mpi.planning.rates import Interconnect, Rates, network_seconds
 
 __all__ = ["Table", "network_table", "solver_table"]
@@ -38,16 +47,16 @@ def network_table(
     table.add("bonds of messages", [p.bonds for p in parts])
     table.add("directed pairs", [p.pairs for p in parts])
     rows_on_disk = config.output.hamiltonian == "deeph" and config.model.overlap is None
-    rows_in_memory = not rows_on_disk and (config.solve.enabled or config.output.hamiltonian != "none")
-    held = [network_bytes(model, p) + list_bytes(p) for p in parts]
     table.add("features", [network_bytes(model, p) for p in parts], "B")
     table.add("lists of pairs", [list_bytes(p) for p in parts], "B")
+    table.add("buffers of exchanges", [halo_bytes(model, p) for p in parts], "B")
     table.add("bonds worked on at a time", [rates.temporaries] * len(parts), "B")
     table.add("program", [rates.program] * len(parts), "B")
-    if rows_in_memory:
+    if keeps_rows_in_memory(config):
         table.add("rows of H and S", [row_bytes(p) for p in parts], "B")
-        held = [one + row_bytes(p) for one, p in zip(held, parts, strict=True)]
-    table.add("memory, stage network", [one + rates.temporaries + rates.program for one in held], "B")
+    table.add("memory, stage partition", [partition_memory(p, rates) + rates.program for p in parts], "B")
+    held = [network_memory(config, model, p, rates) + rates.program for p in parts]
+    table.add("memory, stage network", held, "B")
     if rows_on_disk:
         size = 4 if config.output.dtype == "float32" else 8
         table.add("rows of H and S, on disk", [row_bytes(p, size, 2 * (40 + 8 + 16)) for p in parts], "B")
@@ -61,7 +70,7 @@ def network_table(
     return table.lines
 
 
-def solver_table(parts: list[PartPlan]) -> list[str]:
+def solver_table(parts: list[PartPlan], rates: Rates) -> list[str]:
     """Lines for all ranks, each with its rows of the matrices."""
     table = Table("of one rank that solves")
     table.add("atoms", [p.atoms for p in parts])
@@ -69,6 +78,7 @@ def solver_table(parts: list[PartPlan]) -> list[str]:
     table.add("elements of its blocks", [p.elements for p in parts])
     table.add("non-zeros of H at Γ", [p.nonzeros for p in parts])
     table.add("blocks and matrices at Γ", [matrix_bytes(p) for p in parts], "B")
+    table.add("memory, stage assemble", [assembly_bytes(p) + rates.program for p in parts], "B")
     return table.lines
 
 

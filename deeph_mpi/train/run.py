@@ -50,7 +50,7 @@ def train(config: TrainConfig, world: World) -> HamiltonianModel:
         ModelError: when `train.init_from` does not fit the structures.
     """
     keep_freed_memory()
-    device = rank_device(world)
+    device = rank_device(world, share=config.train.share_gpus)
     stages = Stages(world)
     data = config.data
     with stages("read"), world.together():

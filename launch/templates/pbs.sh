@@ -1,18 +1,22 @@
 #!/bin/bash
-# deeph-mpi under PBS Pro or OpenPBS. Edit the lines marked EDIT, then: qsub pbs.sh
-#PBS -N deeph-mpi
-#PBS -l select=2:ncpus=64:mpiprocs=16:ompthreads=4
-#PBS -l walltime=04:00:00
+# @{title}
+# @{remark}
+#PBS -N @{name}
+#PBS -A @{account}
+#PBS -q @{queue}
+#PBS -l select=@{nodes}:ncpus=@{cores}:mpiprocs=@{ranks}:ompthreads=@{threads}@{chunk}
+#PBS -l walltime=@{time}
+#PBS -l place=scatter:excl@{exclusive}
+#PBS @{gpu_request}
+#PBS @{directive}
 #PBS -j oe
-# EDIT above: nodes, cores a node, ranks a node, threads a rank (ncpus = mpiprocs × ompthreads), and the time
 
 set -euo pipefail
-cd "$PBS_O_WORKDIR"
-deeph_mpi=$HOME/deeph-mpi/.venv/bin/deeph-mpi   # EDIT: where launch/setup.sh made the environment
-config=infer.toml                               # EDIT
+cd @{folder}
+module load @{modules}
+@{prologue}
+export @{variables}
 
-# module load openmpi petsc                     # EDIT: the modules that were loaded when launch/setup.sh ran
-
-# PBS sets OMP_NUM_THREADS from ompthreads and lists one line per rank in PBS_NODEFILE.
-ranks=$(wc -l <"$PBS_NODEFILE")
-mpirun -n "$ranks" --map-by "slot:PE=$OMP_NUM_THREADS" -x OMP_NUM_THREADS "$deeph_mpi" infer "$config"
+# Shortly before the limit SIGUSR1 makes deeph-mpi finish its unit of work, keep it, and leave with exit code 75: submit the
+# same script again, and it goes on from there.
+@{command}

@@ -1,0 +1,208 @@
+"""The plan of a job as numbers: what a structure and its network are, and what each rank would hold on a layout of ranks."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
+from deeph_mpi.config import InferConfig, SolveSection
+from deeph_mpi.domain.domain import GROUP
+from deeph_mpi.domain.fill import factor_fill
+from deeph_mpi.domain.handover import led_partition
+from deeph_mpi.domain.metis import partition_atoms_metis
+from deeph_mpi.domain.rcb import partition_atoms
+from deeph_mpi.domain.weights import pair_weights
+from deeph_mpi.errors import SolverError, StructureError
+from deeph_mpi.model.checkpoint import load_checkpoint
+from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.parallel import World
+from deeph_mpi.parallel.memory import keep_freed_memory
+from deeph_mpi.parallel.nodes import leaders_of
+from deeph_mpi.planning.bytes import (
+    assembly_bytes,
+    halo_bytes,
+    list_bytes,
+    matrix_bytes,
+    network_bytes,
+    row_bytes,
+    transpose_bytes,
+)
+from deeph_mpi.planning.counts import PartPlan, plan_parts
+from deeph_mpi.planning.rates import Rates, calibrate
+from deeph_mpi.solvers.petsc import load
+from deeph_mpi.structure.read import read_structure
+from deeph_mpi.structure.structure import Structure
+
+__all__ = [
+    "LARGEST_FILL",
+    "JobPlan",
+    "Survey",
+    "general_k",
+    "keeps_rows_in_memory",
+    "network_memory",
+    "partition_memory",
+]
+
+LARGEST_FILL = 60_000  # atoms up to which the fill of a factor is worked out
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a job needs whatever its ranks.
+
+    Attributes:
+        config: of the job.
+        structure: the atoms.
+        model: the network.
+        orbitals: (N,) of every atom.
+        weights: (N,) of every atom in the partition.
+        rates: of one rank, measured here.
+        doubled: whether matrices are factored in the real form of twice the size, as at a general k.
+        fill: elements of the factor and flops; None beyond `LARGEST_FILL` atoms, or where nothing is solved.
+        seconds: that the weights took here.
+    """
+
+    config: InferConfig
+    structure: Structure
+    model: HamiltonianModel
+    orbitals: np.ndarray
+    weights: np.ndarray
+    rates: Rates
+    doubled: bool
+    fill: tuple[float, float] | None
+    seconds: float
+
+    @classmethod
+    def make(cls, config: InferConfig, world: World) -> Survey:
+        """Read, weigh and measure. Collective.
+
+        Raises:
+            DeephError: with one message, on all ranks.
+        """
+        keep_freed_memory()
+        structure = world.on_root(read_structure, config.structure.file)
+        with world.together():
+            model = load_checkpoint(config.model.checkpoint, getattr(torch, config.model.dtype))
+            model.species(structure.numbers)
+        orbitals = model.settings.orbitals.orbitals(structure.numbers)
+        if config.solve.enabled:
+            with suppress(SolverError):  # the job's program has PETSc in it; a plan can do without
+                load()
+        begin = time.perf_counter()
+        weights = pair_weights(world, structure, orbitals, model.radii)
+        seconds = time.perf_counter() - begin
+        rates = world.on_root(calibrate, model, structure, config.model.memory_gb)
+        doubled, fill = general_k(config.solve), None
+        if config.solve.enabled and len(structure) <= LARGEST_FILL:
+            fill = world.on_root(factor_fill, structure, orbitals * (1 + doubled), model.radii)
+        return cls(config, structure, model, orbitals, weights, rates, doubled, fill, seconds)
+
+    def divide(self, world: World, ranks: int, per_node: int) -> JobPlan:
+        """The job on `ranks` ranks, `per_node` on each node but the last. Collective.
+
+        Raises:
+            StructureError: on all ranks, when there are more ranks than atoms.
+        """
+        count = len(self.structure)
+        with world.together():
+            if ranks > count:
+                raise StructureError(f"{ranks} ranks are more than the {count} atoms of '{self.config.structure.file}'")
+        begin = time.perf_counter()
+        if self.config.structure.partition == "metis":
+            partition = world.on_root(partition_atoms_metis, self.structure, self.weights, ranks, self.model.radii)
+        else:
+            partition = partition_atoms(self.structure, self.weights, ranks)
+        seconds = self.seconds + time.perf_counter() - begin
+        nodes = [np.arange(start, min(start + per_node, ranks)) for start in range(0, ranks, per_node)]
+        share = self.config.model.ranks_per_node
+        leaders = np.concatenate([leaders_of(one, share or len(one)) for one in nodes])
+        solving = plan_parts(world, self.model, self.structure, partition, self.orbitals)
+        network = solving
+        if len(np.unique(leaders)) < ranks:
+            network = plan_parts(world, self.model, self.structure, led_partition(partition, leaders), self.orbitals)
+        load = np.bincount(partition.owner, weights=self.weights, minlength=ranks)
+        return JobPlan(self, per_node, leaders, network, solving, float(load.max() / load.mean()), seconds)
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job on a layout of ranks.
+
+    Attributes:
+        survey: what the layout is of.
+        per_node: ranks on each node but the last.
+        leaders: (ranks,) that run the network for every rank's atoms.
+        network: by rank, share of the network; empty for those that follow another.
+        solving: by rank, share of the matrices.
+        balance: largest over mean weight.
+        seconds: that weights and cuts took here.
+    """
+
+    survey: Survey
+    per_node: int
+    leaders: np.ndarray
+    network: list[PartPlan]
+    solving: list[PartPlan]
+    balance: float
+    seconds: float
+
+    @property
+    def running(self) -> list[PartPlan]:
+        """Shares of the ranks that run the network."""
+        return [self.network[rank] for rank in np.unique(self.leaders)]
+
+    def node_memory(self, over_factor: float) -> float:
+        """Bytes of the fullest node in the stage that needs the most: the network, or the factorization.
+
+        Args:
+            over_factor: memory that a factorization takes over its elements; 0: without the factor (it lies on disk).
+        """
+        survey, ranks = self.survey, len(self.leaders)
+        program = survey.rates.program
+        runs = np.bincount(self.leaders, minlength=ranks) > 0
+        network = [
+            program + (network_memory(survey.config, survey.model, part, survey.rates) if runs[rank] else 0.0)
+            for rank, part in enumerate(self.network)
+        ]
+        factor = 0.0 if survey.fill is None else over_factor * 8 * survey.fill[0] / ranks
+        solved = survey.config.solve.enabled or survey.config.output.hamiltonian == "petsc"
+        solving = [
+            program + (max(assembly_bytes(part), matrix_bytes(part) + factor) if solved else 0.0)
+            for part in self.solving
+        ]
+        fullest = 0.0
+        for stage in (network, solving):
+            sums = np.add.reduceat(np.array(stage), np.arange(0, ranks, self.per_node))
+            fullest = max(fullest, float(sums.max()))
+        return fullest
+
+
+def general_k(solve: SolveSection) -> bool:
+    """Whether some k-point asked for has matrices that are not real."""
+    if solve.kpath is not None or solve.mesh is not None:
+        return solve.mesh is None or max(solve.mesh) > 2
+    return not all(is_time_reversal_invariant(np.array(k)) for k in solve.kpoints or [])
+
+
+def keeps_rows_in_memory(config: InferConfig) -> bool:
+    """Whether rows of H and S are held in memory while the network runs: neither let go nor mapped from their file."""
+    on_disk = config.output.hamiltonian == "deeph" and config.model.overlap is None
+    return not on_disk and (config.solve.enabled or config.output.hamiltonian != "none")
+
+
+def network_memory(config: InferConfig, model: HamiltonianModel, part: PartPlan, rates: Rates) -> float:
+    """Bytes of one rank while it runs the network, beside the program."""
+    kept = keeps_rows_in_memory(config)
+    passing = network_bytes(model, part) + halo_bytes(model, part) + rates.temporaries
+    after = transpose_bytes(part) if kept or config.output.hamiltonian == "deeph" else 0.0
+    return list_bytes(part) + (row_bytes(part) if kept else 0.0) + max(passing, after)
+
+
+def partition_memory(part: PartPlan, rates: Rates) -> float:
+    """Bytes of one rank while it looks for its pairs, beside the program: its lists, and the search around a group of atoms."""
+    return list_bytes(part) + rates.searched * part.pairs * min(GROUP / max(part.atoms, 1), 1.0)
