@@ -3,8 +3,8 @@
     python benchmarks/dptb_convert.py FOLDER OUT [--cutoff 7.4]
 
 FOLDER has positions.dat, cell.dat, atomic_numbers.dat (text), basis.dat ({'Si': '1s1p'}), hamiltonians.h5 (eV) and overlaps.h5
-with blocks "i_j_R1_R2_R3" in both directions. Its p orbitals are in our order (y, z, x), as the signs of its overlaps show; other
-shells are refused. Pairs beyond the cutoff are dropped, blocks that H or S lacks are zero. Project DeePTB is no part of this one.
+with blocks "i_j_R1_R2_R3" in both directions. Its p orbitals are in our order (y, z, x), as the signs of its overlaps show;
+other shells are refused. Pairs beyond the cutoff are dropped, blocks that H or S lacks are zero. DeePTB is a project of its own.
 """
 
 from __future__ import annotations

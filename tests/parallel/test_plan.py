@@ -42,6 +42,7 @@ def test_counts_are_those_of_the_job(world: World, name: str) -> None:
     received = sum((orbitals[domain.atoms[domain.pairs.i[rows]]] * orbitals[domain.atoms[domain.pairs.j[rows]]]).sum()
                    for rows in plan.receive.values())  # fmt: skip
     assert part.shared == received
+    assert part.exchanged == sum(map(len, plan.send.values())) + sum(map(len, plan.receive.values()))
 
 
 def test_fill_of_a_dense_matrix_is_all_of_it(world: World) -> None:
