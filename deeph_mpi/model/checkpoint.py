@@ -32,6 +32,9 @@ def save_plain(path: str | os.PathLike[str], content: dict[str, Any], *, compres
 
     Args:
         compress: torch reads compressed archives but does not write them; tables shrink to a half, weights by a tenth.
+
+    Raises:
+        OSError: it cannot be written; a former file stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +46,9 @@ def save_plain(path: str | os.PathLike[str], content: dict[str, Any], *, compres
                 for name in plain.namelist():
                     packed.writestr(name, plain.read(name))
         temporary.replace(path)
+    except RuntimeError as error:  # torch's, on a full disk
+        reason = str(error).strip().splitlines()
+        raise OSError(f"'{path}' cannot be written ({reason[0][:120] if reason else error!r})") from None
     finally:
         temporary.unlink(missing_ok=True)
 

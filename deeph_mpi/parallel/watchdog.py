@@ -63,11 +63,12 @@ class _Beat:
         self._last = time.monotonic()
         where = " > ".join([*self._stages, *([self._detail] if self._detail else [])]) or "between stages"
         text = f"{time.time():.1f}\t{os.getpid()}\t{socket.gethostname()}\t{where}".encode()[: watcher.LENGTH]
-        os.pwrite(self._file, text.ljust(watcher.LENGTH), 0)
-        self._stack.truncate(0)
-        self._stack.seek(0)
-        # A little before the reader looks: it finds the stack there. Setting it again begins the time anew.
-        faulthandler.dump_traceback_later(0.95 * self._limit, file=self._stack)
+        with suppress(OSError, RuntimeError):  # a full disk, no memory for the timer's thread: no reason to fail
+            os.pwrite(self._file, text.ljust(watcher.LENGTH), 0)
+            self._stack.truncate(0)
+            self._stack.seek(0)
+            # A little before the reader looks: it finds the stack there. Setting it again begins the time anew.
+            faulthandler.dump_traceback_later(0.95 * self._limit, file=self._stack)
 
     def close(self) -> None:
         faulthandler.cancel_dump_traceback_later()

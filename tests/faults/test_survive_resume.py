@@ -10,8 +10,16 @@ import h5py
 import numpy as np
 import pytest
 
+from deeph_mpi.config import InferConfig, load
+from deeph_mpi.data.rowfile import has_rows
+from deeph_mpi.identity import rows_identity
+from deeph_mpi.structure.read import read_structure
+from tests.dense import read_crystal
 from tests.faults.interrupting import interrupt
-from tests.mpi import DATA, deeph_mpi
+from tests.mpi import DATA, ROOT, deeph_mpi
+
+CHECKPOINT = ROOT / "examples" / "bilayer_graphene" / "bilayer_graphene.pt"
+DATA_POSCAR = DATA / "ab_bilayer" / "POSCAR"
 
 SOLVE = """
 [hamiltonian]
@@ -115,3 +123,25 @@ def test_pools_write_files_of_their_own_which_are_joined(folder: Path) -> None:
     assert resumed(run.stdout) == done
     same(folder, "pools")
     shutil.rmtree(out)
+
+
+def test_predicted_rows_are_kept(folder: Path) -> None:
+    (folder / "infer.toml").write_text(
+        f'[structure]\nfile = "{DATA_POSCAR}"\n[model]\ncheckpoint = "{CHECKPOINT}"\n'
+        '[solve]\nstates = 8\n[output]\ndirectory = "rows"\nhamiltonian = "deeph"\nplot = false\n'
+    )
+    run = deeph_mpi(1, "infer", "infer.toml", "--set", "solve.enabled=false", cwd=folder)
+    assert run.returncode == 0, run.stdout
+    before = (folder / "rows" / "hamiltonian.h5").stat().st_mtime_ns
+    run = deeph_mpi(2, "infer", "infer.toml", "--resume", cwd=folder)
+    assert run.returncode == 0, run.stdout
+    assert "they are not predicted again" in run.stdout
+    assert (folder / "rows" / "hamiltonian.h5").stat().st_mtime_ns == before
+    exact = read_crystal(folder / "rows").energies((0.0, 0.0, 0.0))
+    with h5py.File(folder / "rows" / "results.h5") as file:
+        found, first = file["spectrum/eigenvalues"][0], int(file["spectrum/first_index"][0])
+    np.testing.assert_allclose(found, exact[first : first + len(found)], rtol=0, atol=1e-8)
+    origin = rows_identity(load(folder / "infer.toml", InferConfig).model, "float64", read_structure(DATA_POSCAR))
+    assert has_rows(folder / "rows", origin)
+    (folder / "rows" / "shards" / "overlap.0000.h5").unlink()
+    assert not has_rows(folder / "rows", origin)

@@ -45,7 +45,7 @@ def job(world):
             time.sleep(100)
         time.sleep(0.5)
         raise DataError("atom 7 is lost")
-    vec.norm()  # waits for rank 1, without letting Python run
+    vec.sum()  # waits for rank 1, without letting Python run
 
 execute(job)
 """

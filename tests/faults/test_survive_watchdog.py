@@ -32,7 +32,7 @@ def job(world):
             with stages("network"):
                 wait_for_a_file_that_never_comes()
         with stages("solve"):
-            vec.norm()  # no thread of Python runs meanwhile
+            vec.sum()  # no thread of Python runs meanwhile
 
 execute(job)
 """
@@ -48,6 +48,6 @@ def test_the_silent_rank_is_named(tmp_path: Path) -> None:
     place = text[text.index("rank 1: network") :].split("rank ")[1]
     assert "wait_for_a_file_that_never_comes" in place
     assert "rank 0: solve, since" in text
-    assert "norm" not in place
+    assert "vec.sum" not in place
     assert "the run is ended (run.watchdog_abort)" in run.stdout
     assert not (tmp_path / "out").exists()
