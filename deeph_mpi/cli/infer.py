@@ -29,7 +29,11 @@ def infer(
     latency: Annotated[float, typer.Option(min=0, help="of a message between ranks, µs; for --plan")] = 2.0,
     bandwidth: Annotated[float, typer.Option(min=0.001, help="of one rank's link, GB/s; for --plan")] = 12.5,
 ) -> Job:
-    """Predict H and S of a structure and compute its states."""
+    """Predict H and S of a structure and compute its states.
+
+    SIGUSR1 or SIGTERM: the k-point, slice or block of vectors at hand is finished and kept in restart.h5, the exit code is
+    75, and the same command with --resume goes on, on any number of ranks. A second SIGTERM ends the job at once.
+    """
     if (ranks is not None or ranks_per_node is not None) and not plan:
         raise typer.BadParameter("--ranks and --ranks-per-node go with --plan: mpirun decides how many ranks a job has")
 

@@ -12,7 +12,11 @@ __all__ = ["solve"]
 
 @observed
 def solve(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> Job:
-    """Compute the states of an existing Hamiltonian in the DeepH layout."""
+    """Compute the states of an existing Hamiltonian in the DeepH layout.
+
+    SIGUSR1 or SIGTERM: the k-point, slice or block of vectors at hand is finished and kept in restart.h5, the exit code is
+    75, and the same command with --resume goes on, on any number of ranks. A second SIGTERM ends the job at once.
+    """
 
     def job(world: World) -> None:
         from deeph_mpi.config import SolveConfig, load

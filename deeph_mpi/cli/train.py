@@ -22,7 +22,11 @@ def train(
         bool | None, typer.Option("--resume/--no-resume", help="the same as --set train.resume=true or false")
     ] = None,
 ) -> Job:
-    """Train a network on a dataset of DeepH-layout directories."""
+    """Train a network on a dataset of DeepH-layout directories.
+
+    SIGUSR1 or SIGTERM: the step at hand is finished, restart.pt written, the exit code is 75, and the same command goes on, on
+    any number of ranks. A second SIGTERM ends the job at once.
+    """
     chosen = list(overrides or []) + ([] if resume is None else [f"train.resume={str(resume).lower()}"])
 
     def job(world: World) -> None:
