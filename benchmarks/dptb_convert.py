@@ -4,7 +4,7 @@
 
 FOLDER has positions.dat, cell.dat, atomic_numbers.dat (text), basis.dat ({'Si': '1s1p'}), hamiltonians.h5 (eV) and overlaps.h5
 with blocks "i_j_R1_R2_R3" in both directions. Its p orbitals are in our order (y, z, x), as the signs of its overlaps show;
-other shells are refused. Pairs beyond the cutoff are dropped, blocks that H or S lacks are zero. DeePTB is a project of its own.
+other shells are refused. Pairs beyond the cutoff are dropped, blocks that H or S lacks are zero. DeePTB is another project.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from deeph_mpi.domain.domain import local_atoms
 from deeph_mpi.domain.neighbours import PairList, neighbour_pairs
+from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import StructureError
 from deeph_mpi.structure.structure import Structure
 
@@ -169,3 +171,21 @@ def test_senseless_cells_and_radii_are_named() -> None:
         neighbour_pairs(two_species(1), np.arange(8), {(6, 6): 3.0, (14, 14): 3.0})
     with pytest.raises(StructureError, match="two different radii"):
         neighbour_pairs(two_species(1), np.arange(8), {(6, 6): 3.0, (14, 14): 3.0, (6, 14): 3.0, (14, 6): 4.0})
+
+
+@pytest.mark.parametrize("structure", [bilayer(5), two_species(2), two_atoms()], ids=["bilayer", "bulk", "two"])
+@pytest.mark.parametrize("together", [1, 3])
+def test_pairs_found_piece_by_piece_are_the_same(
+    structure: Structure, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where shells of several pieces are cut out of one."""
+    partition = Partition((np.arange(len(structure)) % 3 == 1).astype(np.int32), 2)
+    whole = [local_atoms(structure, partition, rank, 2.6, 5.1) for rank in (0, 1)]
+    monkeypatch.setattr("deeph_mpi.domain.domain.SEARCH", 7)
+    monkeypatch.setattr("deeph_mpi.domain.neighbours.TOGETHER", together)
+    for rank, expected in enumerate(whole):
+        found = local_atoms(structure, partition, rank, 2.6, 5.1)
+        np.testing.assert_array_equal(found.atoms, expected.atoms)
+        for edges, others in ((found.pairs, expected.pairs), (found.messages, expected.messages)):
+            for name in ("i", "j", "R"):
+                np.testing.assert_array_equal(getattr(edges, name), getattr(others, name))

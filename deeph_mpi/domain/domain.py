@@ -19,6 +19,7 @@ from deeph_mpi.structure.structure import Structure
 __all__ = ["Domain", "Edges", "LocalAtoms", "build_domain", "local_atoms"]
 
 GROUP = 8_000  # atoms that are worked on at a time
+SEARCH = 2_000  # atoms whose pairs are looked for at a time, some 200 bytes a pair
 CHUNK_EDGES = 1 << 20
 
 
@@ -170,9 +171,9 @@ def local_atoms(structure: Structure, partition: Partition, rank: int, r_message
     reach = {(a, b): max(r_message, table.radii[m, n]) for m, a in enumerate(elements) for n, b in enumerate(elements)}
     wrapped = wrap(structure)
     pairs, messages = _Found(), _Found()
-    groups = _groups(structure, owned)
-    shells = shells_around(wrapped, [owned[rows] for rows in groups], reach_of(RadiusTable.build(reach, z)))
-    for rows, shell in zip(groups, shells, strict=True):
+    pieces = _groups(structure, owned, SEARCH)
+    shells = shells_around(wrapped, [owned[rows] for rows in pieces], reach_of(RadiusTable.build(reach, z)))
+    for rows, shell in zip(pieces, shells, strict=True):
         found = neighbour_pairs(structure, owned[rows], reach, wrapped, shell)
         starts = rows[np.searchsorted(owned[rows], found.i)]
         in_pair = found.distances <= table.of(z[found.i], z[found.j])
@@ -187,7 +188,7 @@ def local_atoms(structure: Structure, partition: Partition, rank: int, r_message
         atoms=atoms,
         n_owned=len(owned),
         n_message=len(owned) + len(message_ghosts),
-        groups=groups,
+        groups=_groups(structure, owned, GROUP),
         pairs=Edges(*pairs.ordered(local), positions, structure.cell),
         messages=Edges(*messages.ordered(local), positions, structure.cell),
     )
@@ -220,9 +221,9 @@ class _Found:
         return i, j, R
 
 
-def _groups(structure: Structure, owned: np.ndarray) -> list[np.ndarray]:
-    """Rows of `owned` in compact groups, each ascending; at least one group."""
-    count = -(-len(owned) // GROUP)
+def _groups(structure: Structure, owned: np.ndarray, size: int) -> list[np.ndarray]:
+    """Rows of `owned` in compact groups of about `size`, each ascending; at least one. Groups in a row lie together."""
+    count = -(-len(owned) // size)
     if count <= 1:
         return [np.arange(len(owned))]
     part = Structure(structure.numbers[owned], structure.positions[owned], structure.cell, structure.pbc)

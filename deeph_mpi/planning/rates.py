@@ -45,7 +45,7 @@ class Rates:
 
     Attributes:
         search: seconds per directed pair, to find it.
-        searched: bytes per directed pair while a group of atoms is searched.
+        searched: bytes per directed pair of the atoms that are searched at a time.
         message: seconds per bond and layer.
         atom: seconds per atom and layer.
         pair: seconds per undirected pair, decoded and written in both directions.
