@@ -251,13 +251,18 @@ def run_spectrum(
     with stages("solve"), finishing_units(), progress(world, "k-points", len(units)) as bar:
         kinds = ("fermi", "states", "slice", f"part of {pools.parts(len(kpoints))}")
         journal = RunJournal(restart, pools, kinds, units, rows, shell_rows)
+
+        def report(line: str) -> None:
+            last = pools.count > 1 and bar.done + 1 == bar.total
+            bar.advance(note=f"other pools may still work; {line}" if last else line)
+
         try:
             result = spectrum(
                 assembler,
                 kpoints,
                 options,
                 plan.weights,
-                lambda line: bar.advance(note=line),
+                report,
                 release=True,
                 pools=pools,
                 journal=journal,
