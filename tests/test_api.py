@@ -166,7 +166,7 @@ def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_system(tmp_path / "a", random_system(8, spinful=True))
     convert_all(World.alone(), plan("to-npz", [tmp_path / "a"], tmp_path / "b", Options()))
     whole = read_npz(tmp_path / "b", cutoff=5.0)
-    monkeypatch.setattr("deeph_mpi.data.elements._PIECE", 37)
+    monkeypatch.setattr("deeph_mpi.data.elements.PIECE", 37)
     pieces = read_npz(tmp_path / "b", cutoff=5.0)
     assert whole.hamiltonian is not None
     assert pieces.hamiltonian is not None

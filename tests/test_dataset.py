@@ -14,6 +14,7 @@ import pytest
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.cli.main import main
+from deeph_mpi.config import TrainConfig, load
 from deeph_mpi.data.dataset import combine_decay, examine, reaches, split_names, structures_in, survey_all
 from deeph_mpi.data.deeph import DeephSystem, read_system, write_system
 from deeph_mpi.data.packed import pack, packed_names, read_packed, unpack
@@ -158,6 +159,35 @@ def test_commands(tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture) 
     capsys.readouterr()
     assert run("dataset", "check", str(dataset)) == 1
     assert "hbn_c" in capsys.readouterr().out
+
+
+def test_commands_take_a_packed_file(tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    """What they say of it is what they say of the folders; training finds the same structures in it."""
+    packed = tmp_path / "all.h5"
+    assert run("dataset", "pack", str(dataset), str(packed)) == 0
+    shares = ("--fractions", "0.4", "0.3", "0.3")
+    said = []
+    for number, where in enumerate((dataset, packed)):
+        capsys.readouterr()
+        assert run("dataset", "check", str(where)) == 0
+        assert run("dataset", "stats", str(where), "--jobs", "2" if number else "1") == 0
+        said.append(capsys.readouterr().out)
+        assert run("dataset", "plot", str(where), "--output", str(tmp_path / f"decay{number}")) == 0
+        assert run("dataset", "split", str(where), str(tmp_path / f"{number}.json"), *shares) == 0
+    assert said[0] == said[1]
+    assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
+    (tmp_path / "train.toml").write_text(f'[data]\ndirectory = "{packed}"\n')
+    for options in ([], ["data.fractions=[0.4, 0.3, 0.3]"], [f"data.split={tmp_path / '0.json'}"]):
+        made = [
+            load(tmp_path / "train.toml", TrainConfig, [*options, f"data.directory={where}"]).data
+            for where in (dataset, packed)
+        ]
+        assert made[0].train == made[1].train != []
+        assert made[0].test == made[1].test
+    with pytest.raises(ConfigError, match="no such structure"):
+        load(tmp_path / "train.toml", TrainConfig, ['data.train=["hbn_x"]'])
+    with pytest.raises(ConfigError, match="not a dataset"):
+        load(tmp_path / "train.toml", TrainConfig, [f"data.directory={DATA / 'hbn_c' / 'overlap.h5'}"])
 
 
 def test_one_file_and_back(tmp_path: Path, dataset: Path) -> None:

@@ -109,13 +109,15 @@ def convert_all(world: World, tasks: list[Task], jobs: int = 1) -> list[Outcome]
     """Convert every task; one that fails does not stop the others. Collective.
 
     Args:
-        world: its ranks share the tasks.
+        world: its ranks share the tasks, or each task where the format can (`Format.collective`).
         tasks: the same on all ranks.
         jobs: processes of each rank.
 
     Returns:
         Outcomes in the order of the tasks, on all ranks.
     """
+    if tasks and find_format(tasks[0].format).collective:
+        return _together(world, tasks)
     own = list(range(world.rank, len(tasks), world.size))
     done: dict[int, Outcome] = {}
     with progress(world, "structures", len(own)) as bar:
@@ -126,6 +128,26 @@ def convert_all(world: World, tasks: list[Task], jobs: int = 1) -> list[Outcome]
     for part in world.comm.allgather(done):
         gathered |= part
     return [gathered[number] for number in range(len(tasks))]
+
+
+def _together(world: World, tasks: list[Task]) -> list[Outcome]:
+    """One structure after the other, each by all ranks. Collective."""
+    outcomes = []
+    with progress(world, "structures", len(tasks)) as bar:
+        for task in tasks:
+            start = time.monotonic()
+            try:
+                stamp = world.on_root(_stamp, task)
+                if world.on_root(_is_finished, task, stamp):
+                    outcomes.append(Outcome(task, "finished before", "same files and options"))
+                    continue
+                made = find_format(task.format).load()(world, task.source, task.target)
+                world.on_root(_keep_stamp, task, stamp)
+                outcomes.append(Outcome(task, "converted", _sizes(*made), time.monotonic() - start))
+            except DeephError as error:
+                outcomes.append(Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code))
+            bar.advance(note=f"{sum(one.state == 'failed' for one in outcomes)} failed")
+    return outcomes
 
 
 def _run(tasks: list[Task], own: list[int], jobs: int) -> Iterator[tuple[int, Outcome]]:
@@ -158,9 +180,7 @@ def _convert(task: Task) -> Outcome:
             return Outcome(task, "finished before", "same files and options")
         detail = _write(task)
         if task.target.is_dir():
-            temporary = task.target / f"{STAMP}.tmp"
-            temporary.write_text(json.dumps(stamp, indent=1) + "\n")
-            temporary.replace(task.target / STAMP)
+            _keep_stamp(task, stamp)
     except DeephError as error:
         return Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code)
     except (OSError, MemoryError) as error:
@@ -173,13 +193,20 @@ def _convert(task: Task) -> Outcome:
     return Outcome(task, "converted", detail, time.monotonic() - start)
 
 
+def _keep_stamp(task: Task, stamp: dict[str, Any]) -> None:
+    temporary = task.target / f"{STAMP}.tmp"
+    temporary.write_text(json.dumps(stamp, indent=1) + "\n")
+    temporary.replace(task.target / STAMP)
+
+
 def _write(task: Task) -> str:
     from deeph_mpi.data.deeph import read_system, write_system
 
     form, options = find_format(task.format), task.options
+    scratch = scratch_for(task.target) if form.scratch else None
     if form.writes:
         write = form.load()
-        system = read_system(task.source)
+        system = read_system(task.source, scratch=scratch)
         write(task.target, system)
     elif form.streams:
         structure, info, pairs = form.load()(
@@ -187,8 +214,8 @@ def _write(task: Task) -> str:
         )
         return _sizes(structure, info, pairs)
     else:
-        place = {"scratch": scratch_for(task.target)} if form.scratch else {}
-        system = form.load()(task.source, cutoff=options.cutoff, **place, **dict(options.reader))
+        given = dict(options.reader) | ({"scratch": scratch} if form.scratch else {})
+        system = form.load()(task.source, cutoff=options.cutoff, **given)
         write_system(task.target, system, options.dtype, compress=options.compress)
     return _sizes(system.structure, system.info, len(system.overlap))
 

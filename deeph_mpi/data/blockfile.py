@@ -48,7 +48,8 @@ class BlockFile:
         if not path.is_file():
             raise DataError(f"file '{path}' does not exist")
         try:
-            file = h5py.File(path, "r", locking=False)  # read-only file systems refuse locks
+            # read-only file systems refuse locks; compressed entries are read a part of a chunk at a time
+            file = h5py.File(path, "r", locking=False, rdcc_nbytes=32 * CHUNK)
         except OSError as error:
             raise DataError(f"cannot read '{path}': not an HDF5 file, or truncated ({error})") from None
         try:
@@ -89,18 +90,23 @@ class BlockFile:
             DataError: unreadable data, atom indices out of range, shapes that contradict `sizes`, boundaries that
                 contradict the shapes or the number of entries, or entries that are not finite.
         """
+        pairs, bounds = self.tables(start, stop, sizes)
         with reading(self.path, f"blocks {start}…{stop}"):
-            pairs = self.file["atom_pairs"][start:stop].astype(np.int64)
-            shapes = self.file["chunk_shapes"][start:stop].astype(np.int64)
-            bounds = self.file["chunk_boundaries"][start : stop + 1].astype(np.int64)
-            total = self.file["entries"].shape[0]
-            self._check_tables(start, pairs, shapes, bounds, sizes, total)
             entries = self.file["entries"][bounds[0] : bounds[-1]]
         finite = np.isfinite(entries)
         if not finite.all():
             block = int(np.searchsorted(bounds - bounds[0], np.argmin(finite), side="right")) - 1
             raise DataError(f"'{self.path}': {_name(start + block, pairs[block])} has entries that are not finite")
         return BlockSet(pairs, bounds - bounds[0], entries)
+
+    def tables(self, start: int, stop: int, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs (n, 5) of blocks start…stop, and where their entries start (n + 1,) in the file; see `read`."""
+        with reading(self.path, f"blocks {start}…{stop}"):
+            pairs = self.file["atom_pairs"][start:stop].astype(np.int64)
+            shapes = self.file["chunk_shapes"][start:stop].astype(np.int64)
+            bounds = self.file["chunk_boundaries"][start : stop + 1].astype(np.int64)
+            self._check_tables(start, pairs, shapes, bounds, sizes, self.file["entries"].shape[0])
+        return pairs, bounds
 
     def _check_tables(
         self, start: int, pairs: np.ndarray, shapes: np.ndarray, bounds: np.ndarray, sizes: np.ndarray, total: int

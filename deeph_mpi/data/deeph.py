@@ -12,11 +12,11 @@ import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.blockfile import CHUNK, BlockFile, check_spin, create_tables
-from deeph_mpi.data.geometry import bond_lengths, read_geometry, write_geometry
+from deeph_mpi.data.geometry import bond_lengths, read_geometry, users_structure, write_geometry
 from deeph_mpi.data.hermitian import name_pair, symmetrize
 from deeph_mpi.data.info import DeephInfo
-from deeph_mpi.data.mapped import pieces_of
-from deeph_mpi.data.ragged import block_order, gather_entries, sort_blocks
+from deeph_mpi.data.mapped import empty_blocks, pieces_of
+from deeph_mpi.data.ragged import block_order, gather_entries, sort_blocks, spread
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
@@ -48,7 +48,9 @@ class DeephSystem:
     hamiltonian: BlockSet | None = None
 
 
-def read_system(directory: str | os.PathLike[str], *, hamiltonian: bool = True) -> DeephSystem:
+def read_system(
+    directory: str | os.PathLike[str], *, hamiltonian: bool = True, scratch: Path | None = None
+) -> DeephSystem:
     """Read and check a whole directory on this process, in the order of its POSCAR. Not collective.
 
     H and S come back Hermitian to the bit (see `symmetrize`), with the file's dtype. H and S must hold the same pairs:
@@ -58,29 +60,35 @@ def read_system(directory: str | os.PathLike[str], *, hamiltonian: bool = True) 
     Args:
         directory: in the DeepH layout, also as written by several ranks.
         hamiltonian: read `hamiltonian.h5` too; else only the overlap.
+        scratch: folder for unnamed files that hold the blocks; memory by default.
 
     Raises:
         DataError: naming the file and what is wrong with it.
     """
     directory = Path(directory)
-    return system_from_files(directory, lambda name: BlockFile.open(directory / f"{name}.h5"), hamiltonian=hamiltonian)
+
+    def matrix(name: str) -> BlockFile:
+        return BlockFile.open(directory / f"{name}.h5")
+
+    return system_from_files(directory, matrix, hamiltonian=hamiltonian, scratch=scratch)
 
 
 def system_from_files(
-    directory: Path, open_matrix: Callable[[str], BlockFile], *, hamiltonian: bool = True
+    directory: Path, open_matrix: Callable[[str], BlockFile], *, hamiltonian: bool = True, scratch: Path | None = None
 ) -> DeephSystem:
     """`read_system` with the geometry of a folder and matrices from anywhere.
 
     Args:
         directory: with POSCAR and info.json.
         open_matrix: opens "overlap" or "hamiltonian".
+        hamiltonian, scratch: see `read_system`.
     """
     structure, info = read_geometry(directory)
     orbitals = info.orbital_map.orbitals(structure.numbers)
-    overlap = _read_blocks(open_matrix("overlap"), orbitals, spinful=False)
+    overlap = _read_blocks(open_matrix("overlap"), orbitals, False, scratch)
     if not hamiltonian:
         return DeephSystem(structure, info, overlap)
-    matrix = _read_blocks(open_matrix("hamiltonian"), orbitals, spinful=info.spinful)
+    matrix = _read_blocks(open_matrix("hamiltonian"), orbitals, info.spinful, scratch)
     check_same_pairs(matrix, overlap, str(directory))
     return DeephSystem(structure, info, overlap, matrix)
 
@@ -142,10 +150,7 @@ def in_users_order(system: DeephSystem) -> DeephSystem:
     order = system.info.atom_order
     if order is None:
         return system
-    users = np.argsort(order)
-    structure = replace(
-        system.structure, numbers=system.structure.numbers[users], positions=system.structure.positions[users]
-    )
+    structure = users_structure(system.structure, order)
 
     def restored(blocks: BlockSet) -> BlockSet:
         pairs = blocks.pairs.copy()
@@ -174,10 +179,19 @@ def check_same_pairs(hamiltonian: BlockSet, overlap: BlockSet, name: str) -> Non
     )
 
 
-def _read_blocks(opened: BlockFile, orbitals: np.ndarray, spinful: bool) -> BlockSet:
+def _read_blocks(opened: BlockFile, orbitals: np.ndarray, spinful: bool, scratch: Path | None) -> BlockSet:
     sizes = orbitals * (2 if spinful else 1)
     with opened as file:
         check_spin(file.dtype, spinful, file.path)
-        blocks = sort_blocks(file.read(0, file.count, sizes))
+        pairs, bounds = file.tables(0, file.count, sizes)
+        lengths = np.diff(bounds)
+        order = block_order(pairs)
+        blocks = empty_blocks(pairs[order], sizes, file.dtype, scratch)
+        starts = np.empty_like(lengths)
+        starts[order] = blocks.offsets[:-1]
+        for part in pieces_of(lengths):
+            piece = file.read(part.start, part.stop, sizes)
+            blocks.entries[spread(starts[part], lengths[part])] = piece.entries
+            blocks.release()
     symmetrize(blocks, sizes, str(opened.path))
     return blocks

@@ -33,6 +33,7 @@ class Format:
         streams: whether the function converts from file to file, `(source, target, *, cutoff, dtype, compress)`, in memory
             that does not grow with the matrices.
         scratch: whether the reader keeps the matrices in unnamed files of a folder, so that memory does not grow with them.
+        collective: whether the function `(world, source, target)` is for all ranks together, one structure after the other.
         objects: whether it takes a Python object: for scripts, not for the command line.
     """
 
@@ -48,6 +49,7 @@ class Format:
     objects: bool = False
     streams: bool = False
     scratch: bool = False
+    collective: bool = False
 
     def matches(self, directory: Path) -> bool:
         """Whether the folder looks like a calculation of this format."""
@@ -169,6 +171,7 @@ FORMATS = {
         (("images.txt",), ("overlap.mtx",), ("info.json",)),
         "deeph_mpi.data.supercell",
         "read_mtx",
+        scratch=True,
     ),
     "to-npz": Format(
         "DeepH layout → scipy.sparse .npz of H and S, all images side by side (deeph_mpi/data/supercell.py)",
@@ -187,15 +190,28 @@ FORMATS = {
         "deeph_mpi.data.supercell",
         "write_mtx",
         writes=True,
+        scratch=True,
+    ),
+    "to-shards": Format(
+        "DeepH layout → DeepH layout, a shard of every rank joined by an HDF5 virtual dataset, as `infer` writes",
+        "own",
+        "the same blocks to the bit, 1-4 ranks",
+        _DEEPH,
+        "deeph_mpi.data.collective",
+        "write_shards",
+        writes=True,
+        collective=True,
     ),
     "to-petsc": Format(
-        "DeepH layout → PETSc binary, H(R) and S(R) of all images one after the other (H(k): infer's output.hamiltonian)",
+        "DeepH layout → PETSc binary, H(R) and S(R) of all images one after the other (H(Γ): infer's output.hamiltonian); all "
+        "ranks write their rows of one structure",
         "own",
-        "MatLoad of PETSc 3.18 gives H(R) to the bit",
+        "MatLoad of PETSc 3.18 gives H(R) to the bit; the same file from 1-4 ranks",
         _DEEPH,
-        "deeph_mpi.data.supercell",
+        "deeph_mpi.data.collective",
         "write_petsc_images",
         writes=True,
+        collective=True,
     ),
     "to-sisl": Format(
         "DeepH layout → .nc of sisl (DEST, or hamiltonian.nc in DEST), needs netCDF4 too",

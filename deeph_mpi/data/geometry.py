@@ -14,7 +14,7 @@ from deeph_mpi.errors import DataError, StructureError
 from deeph_mpi.structure.read import read_structure, write_structure
 from deeph_mpi.structure.structure import Structure, element_order
 
-__all__ = ["bond_lengths", "read_geometry", "write_geometry"]
+__all__ = ["bond_lengths", "read_geometry", "users_structure", "write_geometry"]
 
 
 def bond_lengths(structure: Structure, pairs: np.ndarray) -> np.ndarray:
@@ -22,6 +22,12 @@ def bond_lengths(structure: Structure, pairs: np.ndarray) -> np.ndarray:
     bonds = structure.positions[pairs[:, 4]] + pairs[:, :3] @ structure.cell - structure.positions[pairs[:, 3]]
     lengths: np.ndarray = np.linalg.norm(bonds, axis=1)
     return lengths
+
+
+def users_structure(structure: Structure, order: np.ndarray) -> Structure:
+    """Atoms in the order the user gave them, from those of a POSCAR and its `atom_order`: (N,) the user's index of each."""
+    users = np.argsort(order)
+    return replace(structure, numbers=structure.numbers[users], positions=structure.positions[users])
 
 
 def read_geometry(directory: str | os.PathLike[str]) -> tuple[Structure, DeephInfo]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from deeph_mpi.config import TrainConfig, load
+from deeph_mpi.data.dataset import structures_in
+from deeph_mpi.data.packed import pack
 from deeph_mpi.errors import ConfigError
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.parallel import World
@@ -90,3 +92,15 @@ def test_same_as_one_rank_and_resumed(world: World, shared_path: Path) -> None:
         weights = load_checkpoint(shared_path / run / "model.pt").network.state_dict()
         expected = load_checkpoint(shared_path / "alone" / "model.pt").network.state_dict()
         assert max(float((weights[key] - expected[key]).abs().sum()) for key in expected) < 1e-6
+
+
+def test_a_packed_file_gives_the_same(world: World, shared_path: Path) -> None:
+    """Read by all ranks at once; structures divided among ranks, or each spread over them."""
+    mode = "graph" if world.size % 2 == 0 else "data"
+    options = ("train.epochs=1", f"train.parallel={mode}")
+    folders = config(world, shared_path, "folders", *options)
+    train(folders, world)
+    world.on_root(lambda: pack(structures_in(folders.data.directory), shared_path / "all.h5"))
+    train(config(world, shared_path, "packed", *options, f"data.directory={shared_path / 'all.h5'}"), world)
+    if world.is_root:
+        np.testing.assert_array_equal(log(shared_path / "packed"), log(shared_path / "folders"))
