@@ -86,6 +86,7 @@ options=(
     --prefix="$prefix" --with-cc="$mpicc" --with-cxx="$mpicxx" --with-fc="$mpifort"
     --with-debugging=0 COPTFLAGS=-O2 CXXOPTFLAGS=-O2 FOPTFLAGS=-O2 --with-shared-libraries=1
     --with-scalar-type=$scalar --with-64-bit-indices=$((index == 64)) --with-x=0
+    --with-fortran-bindings=0  # nothing here calls PETSc from Fortran
     "${options[@]}" "${further[@]}"
 )
 say "./configure" "$(printf '%q ' "${options[@]}")"
