@@ -17,11 +17,13 @@ from deeph_mpi.structure.structure import Structure
 
 
 def repeated(system: DeephSystem, count: int) -> DeephSystem:
-    """`count` × `count` cells in the plane of a system, atoms cell by cell."""
+    """`count` × `count` cells (an odd number) in the plane of a system, atoms cell by cell, centred as the system is."""
     atoms = len(system.structure)
     cells = np.array([(a, b, 0) for a in range(count) for b in range(count)])
     structure = system.structure
-    positions = np.concatenate([structure.positions + cell @ structure.cell for cell in cells])
+    positions = np.concatenate(
+        [structure.positions + (cell - [count // 2, count // 2, 0]) @ structure.cell for cell in cells]
+    )
     large = Structure(
         np.tile(structure.numbers, len(cells)),
         positions,

@@ -64,7 +64,7 @@ def test_cutoff_gives_the_test_data() -> None:
     assert 7.5 < lengths.max() <= 8.0
 
 
-def write_run(directory: Path, system: DeephSystem, moved: np.ndarray | None = None) -> None:
+def write_run(directory: Path, system: DeephSystem, moved: np.ndarray | None = None, matrices: bool = True) -> None:
     """Files as CP2K writes them for `system`, its atoms moved by lattice vectors `moved` (N, 3) in the input."""
     orbitals = system.info.orbital_map.orbitals(system.structure.numbers)
     first = np.concatenate([[0], np.cumsum(orbitals)])
@@ -76,7 +76,7 @@ def write_run(directory: Path, system: DeephSystem, moved: np.ndarray | None = N
     )
     header = f" Number of electrons:  8\n Number of orbital functions: {first[-1]}\n  Fermi energy:  -0.25\n"
     (directory / "run.out").write_text(header + tables + "\n")
-    for name, blocks, unit in (("KS", system.hamiltonian, HARTREE), ("S", system.overlap, 1.0)):
+    for name, blocks, unit in (("KS", system.hamiltonian, HARTREE), ("S", system.overlap, 1.0)) if matrices else ():
         assert blocks is not None
         files: dict[tuple[int, ...], list[str]] = {tuple(image): [] for image in images.tolist()}
         for index, (*image, i, j) in enumerate(blocks.pairs.tolist()):
