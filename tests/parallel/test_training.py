@@ -97,7 +97,7 @@ def test_same_as_one_rank_and_resumed(world: World, shared_path: Path) -> None:
 def test_a_packed_file_gives_the_same(world: World, shared_path: Path) -> None:
     """Read by all ranks at once; structures divided among ranks, or each spread over them."""
     mode = "graph" if world.size % 2 == 0 else "data"
-    options = ("train.epochs=1", f"train.parallel={mode}")
+    options = ("train.epochs=1", f"train.parallel={mode}", "train.batch=1", "train.band_weight=0")
     folders = config(world, shared_path, "folders", *options)
     train(folders, world)
     world.on_root(lambda: pack(structures_in(folders.data.directory), shared_path / "all.h5"))
