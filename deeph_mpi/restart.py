@@ -61,7 +61,8 @@ class Restart:
 
     def create(self, file: h5py.File) -> None:
         """Fill in the head of a new file."""
-        file.attrs.update({"format": FORMAT, "version": __version__, "job": json.dumps(self._identity)})
+        file.attrs.update({"format": FORMAT, "version": __version__})
+        file["job"] = json.dumps(self._identity)  # an attribute holds 64 kB at most
         file.create_group("units")
 
     def finish(self) -> None:
@@ -89,9 +90,9 @@ class Restart:
         return sorted(units)
 
     def _check(self, path: Path, file: h5py.File) -> None:
-        if file.attrs.get("format") != FORMAT or "units" not in file:
+        if file.attrs.get("format") != FORMAT or not {"job", "units"} <= set(file):
             raise DataError(f"'{path}' is not a restart file of this program: leave out --resume to start over")
-        different = differences(self._identity, json.loads(file.attrs["job"]))
+        different = differences(self._identity, json.loads(file["job"].asstr()[()]))
         if different:
             raise DataError(
                 f"'{path}' belongs to another job ({', '.join(different)} differ): choose another output.directory, or "

@@ -115,8 +115,9 @@ def watchdog(world: World, settings: _Settings, directory: Path) -> Iterator[Non
 
 def _prepare(directory: Path) -> tuple[bool, Path]:
     made = not directory.exists()
+    for left in directory.glob(".watch-*"):  # of a run that was killed with everything around it
+        shutil.rmtree(left, ignore_errors=True)
     folder = directory / f".watch-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return made, folder
 
@@ -124,4 +125,5 @@ def _prepare(directory: Path) -> tuple[bool, Path]:
 def _start(folder: Path, limit: float, made: bool, *, abort: bool) -> subprocess.Popen[bytes]:
     arguments = [str(folder), str(limit), str(os.getpid() if abort else 0), str(int(made))]
     command = [sys.executable, "-I", "-S", watcher.__file__, *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    # In a session of its own: launchers kill whole process groups, and it has to tidy up.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)

@@ -37,9 +37,9 @@ plot = false
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A path of 40 k-points, and its states from a run that nothing disturbed."""
+    """A path of 24 k-points, and its states from a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("resume")
-    (folder / "K_PATH").write_text("40 0 0 0 0.5 0 0 G M\n")
+    (folder / "K_PATH").write_text("24 0 0 0 0.5 0 0 G M\n")
     for out in ("whole", "stopped", "killed", "pools"):
         (folder / f"{out}.toml").write_text(SOLVE.format(data=DATA / "ab_bilayer", out=out))
     run = deeph_mpi(1, "solve", "whole.toml", cwd=folder)
@@ -78,7 +78,7 @@ def test_sigterm_in_a_path_and_resume_on_other_ranks(folder: Path) -> None:
     assert run.stdout.count("deeph-mpi: stopped by SIGTERM; what is finished is in ") == 1, run.stdout
     assert "Traceback" not in run.stdout
     done = units(restart)
-    assert 1 <= done < 40
+    assert 1 <= done < 24
     assert not (folder / "stopped" / "results.h5").exists()
     other = deeph_mpi(1, "solve", "stopped.toml", "--resume", "--set", "solve.states=9", cwd=folder)
     assert other.returncode == 1
@@ -94,14 +94,12 @@ def test_a_killed_rank_leaves_a_restart_file_that_goes_on(folder: Path) -> None:
     restart = folder / "killed" / "restart.h5"
     run = interrupt(3, ["solve", "killed.toml"], folder, restart.exists, signal.SIGKILL, 2)
     assert run.returncode == 128 + signal.SIGKILL, run.stdout
-    assert not list((folder / "killed").glob(".watch*"))
     good = restart.read_bytes()
-    for bad in (good[: len(good) // 2], good[:3000] + b"?" + good[3001:]):
-        restart.write_bytes(bad)
-        run = deeph_mpi(2, "solve", "killed.toml", "--resume", cwd=folder)
-        assert run.returncode == 1
-        assert run.stdout.count(f"'{restart}' is damaged: leave out --resume to start over") == 1, run.stdout
-        assert restart.read_bytes() == bad
+    restart.write_bytes(good[:3000] + b"?" + good[3001:])
+    run = deeph_mpi(2, "solve", "killed.toml", "--resume", cwd=folder)
+    assert run.returncode == 1
+    assert run.stdout.count(f"'{restart}' is damaged: leave out --resume to start over") == 1, run.stdout
+    assert not list((folder / "killed").glob(".watch*"))
     restart.write_bytes(good)
     run = deeph_mpi(2, "solve", "killed.toml", "--resume", "--set", "solve.pools=1", cwd=folder)
     assert run.returncode == 0, run.stdout
@@ -117,7 +115,7 @@ def test_pools_write_files_of_their_own_which_are_joined(folder: Path) -> None:
     assert run.returncode == 75, run.stdout
     assert run.stdout.count("deeph-mpi: stopped by ") == 1, run.stdout
     done = sum(map(units, both))
-    assert done < 40
+    assert done < 24
     run = deeph_mpi(2, "solve", "pools.toml", "--resume", cwd=folder)
     assert run.returncode == 0, run.stdout
     assert resumed(run.stdout) == done

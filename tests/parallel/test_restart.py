@@ -112,6 +112,11 @@ def test_slices_and_kpoints(
     alone = World.alone()
     with pytest.raises(DataError, match=r"another job \(structure differ\)"):
         Restart(alone, shared_path, {"structure": "another"}, resume=True)
+    good = restart.path().read_bytes()
+    restart.path().write_bytes(good[:-200])
+    with pytest.raises(DataError, match="is damaged: leave out --resume to start over"):
+        Restart(alone, shared_path, JOB, resume=True)
+    restart.path().write_bytes(good)
     again = Restart(alone, shared_path, JOB, resume=True)
     assert again.units == (["slice:0:0"] if at == 0 else ["slice:1:0", "states:0"])
     found, here, less = states(alone, options, RunJournal, again)
@@ -133,7 +138,7 @@ def test_slices_and_kpoints(
 
 
 def test_random_vectors(world: World, shared_path: Path, listening: None) -> None:
-    section = DosSection(enabled=True, vectors=70, resolution=0.3, window=[-2.0, 2.0], center=0.0, atoms=[1])
+    section = DosSection(enabled=True, vectors=40, resolution=0.5, window=[-2.0, 2.0], center=0.0, atoms=[1])
     plan = DosPlan(section, np.zeros((1, 3)), np.ones(1), 2, 0.0)
 
     def densities(world: World, make: Callable[..., RunJournal] | None, restart: Restart | None, at: int = 0) -> Any:
@@ -148,14 +153,14 @@ def test_random_vectors(world: World, shared_path: Path, listening: None) -> Non
     whole = densities(world, None, None)
     restart = Restart(world, shared_path, JOB)
     with pytest.raises(StopRequested, match="stopped by SIGUSR1"):
-        densities(world, Asked, restart, 1)
+        densities(world, Asked, restart, 0)
     stopping._requests.signal = ""
     again = Restart(world, shared_path, JOB, resume=True)
-    assert again.units == ["dos:0:0", "dos:0:1"]
+    assert again.units == ["dos:0:0"]
     found = densities(world, RunJournal, again)
     np.testing.assert_allclose(found.density, whole.density, rtol=1e-4, atol=1e-4 * whole.density.max())
     np.testing.assert_allclose(found.local, whole.local, rtol=1e-4, atol=1e-4 * np.abs(whole.local).max())
-    assert found.vectors == 70
+    assert found.vectors == 40
     assert found.note == whole.note
 
 
