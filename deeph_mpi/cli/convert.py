@@ -137,6 +137,7 @@ def _print_formats() -> None:
     for name, form in FORMATS.items():
         needs = f", needs {form.package}" if form.package else ""
         typer.echo(f"{name}\n    files   {form.files}\n    reader  {form.reader}{needs}\n    tested  {form.tested}")
+        typer.echo(f"    memory  {form.memory}")
 
 
 def _shells(words: list[str]) -> Any:

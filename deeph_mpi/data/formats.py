@@ -32,7 +32,7 @@ class Format:
         package: what has to be installed, beyond what deeph-mpi itself needs.
         streams: whether the function converts from file to file, `(source, target, *, cutoff, dtype, compress)`, in memory
             that does not grow with the matrices.
-        scratch: whether the reader keeps the matrices in unnamed files of a folder, so that memory does not grow with them.
+        scratch: whether the matrices are kept in unnamed files of a folder, so that memory does not grow with them.
         collective: whether the function `(world, source, target)` is for all ranks together, one structure after the other.
         objects: whether it takes a Python object: for scripts, not for the command line.
     """
@@ -50,6 +50,16 @@ class Format:
     streams: bool = False
     scratch: bool = False
     collective: bool = False
+
+    @property
+    def memory(self) -> str:
+        """What a conversion holds at a time."""
+        if self.collective:
+            return "the matrices, divided among the ranks"
+        if self.streams or self.scratch:
+            held = " beside the matrix that sisl holds" if self.package == "sisl" else ""
+            return f"tables of the pairs and some 50 MB of elements{held}; the rest in unnamed files where the result goes"
+        return "the matrices, several times"
 
     def matches(self, directory: Path) -> bool:
         """Whether the folder looks like a calculation of this format."""

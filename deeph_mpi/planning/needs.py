@@ -11,6 +11,7 @@ import numpy as np
 from deeph_mpi.config import SolveConfig, TrainConfig
 from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.geometry import read_geometry
+from deeph_mpi.data.members import member_entries
 from deeph_mpi.domain.fill import OVER_FACTOR, factor_fill
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import resident_memory
@@ -173,8 +174,7 @@ class TrainNeeds:
         """
         elements = 0
         for name in config.data.train:
-            with BlockFile.open(config.data.directory / name / "hamiltonian.h5") as file:
-                elements += int(file.file["entries"].shape[0])
+            elements += member_entries(config.data.directory / name)
         graph = config.train.parallel == "graph"
         return cls(len(config.data.train), elements, graph, float(resident_memory()))
 
