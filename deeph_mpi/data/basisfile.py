@@ -1,7 +1,7 @@
 """Basis sets as DFT codes keep them: CP2K's Gaussians, SIESTA's `.ion.xml` and `.ion.nc`, OpenMX's `.pao`, ABACUS's `.orb`.
 
 Overlaps made of them against the codes' own S, largest difference of any element: CP2K 5e-8 (hBN; its print threshold), SIESTA
-5e-7 (Si), ABACUS 3e-7 (Si, to d; outside the tests), OpenMX 7e-6 (C and N, to d; outside the tests; its integrals are on a mesh).
+5e-7 (Si), ABACUS 3e-7 (Si, to d; outside the tests), OpenMX 7e-6 (C and N, to d; outside the tests; it integrates on a mesh).
 """
 
 from __future__ import annotations
