@@ -13,6 +13,7 @@ from deeph_mpi.data.deeph import DeephInfo, DeephSystem
 from deeph_mpi.data.elements import Elements, system_of
 from deeph_mpi.data.spool import Spool
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["read_abacus"]
@@ -109,4 +110,5 @@ def _read_matrix(
             up = (spins == 0).all(axis=1)
             rows, columns, values, spins = rows[up], columns[up], values[up].real, spins[up]
         images = np.broadcast_to(piece.image, (len(rows), 3))
-        spool.add(Elements(images, rows, columns, values, spins if spool.spinful else None))
+        with reading(path):
+            spool.add(Elements(images, rows, columns, values, spins if spool.spinful else None))

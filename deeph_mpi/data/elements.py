@@ -171,16 +171,16 @@ def pairs_of(
                     f"'{name}' has matrix elements of orbitals outside 0…{total - 1}, which the shells give"
                 )
             ends = np.stack([atom_of[part.rows], atom_of[part.columns]], axis=1)
-            tables.append(_distinct(np.concatenate([part.images, ends], axis=1), atoms))
-    pairs = _distinct(np.concatenate(tables), atoms)
+            tables.append(_distinct(np.concatenate([part.images, ends], axis=1), atoms, name))
+    pairs = _distinct(np.concatenate(tables), atoms, name)
     if cutoff is not None:
         pairs = pairs[bond_lengths(structure, pairs) <= cutoff]
-    return _distinct(np.concatenate([pairs, reversed_pairs(pairs)]), atoms)
+    return _distinct(np.concatenate([pairs, reversed_pairs(pairs)]), atoms, name)
 
 
-def _distinct(pairs: np.ndarray, atoms: int) -> np.ndarray:
+def _distinct(pairs: np.ndarray, atoms: int, name: str) -> np.ndarray:
     """Every pair once, in the order (i, j, R)."""
-    _, chosen = np.unique(pair_keys(pairs, atoms, image_reach(pairs)), return_index=True)
+    _, chosen = np.unique(pair_keys(pairs, atoms, image_reach(pairs), name), return_index=True)
     return pairs[chosen]
 
 

@@ -41,7 +41,7 @@ def check_sorted(blocks: BlockSet, atoms: np.ndarray, count: int, reach: int, na
     Raises:
         DataError: a pair given twice, or an atom without onsite block.
     """
-    keys = pair_keys(blocks.pairs, count, reach)
+    keys = pair_keys(blocks.pairs, count, reach, name)
     twice = np.diff(keys) == 0
     if twice.any():
         raise DataError(f"'{name}': the pair {name_pair(blocks.pairs[int(np.argmax(twice))])} is given twice")

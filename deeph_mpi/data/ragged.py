@@ -27,20 +27,22 @@ def reversed_pairs(pairs: np.ndarray) -> np.ndarray:
     return np.concatenate([-pairs[:, :3], pairs[:, 4:5], pairs[:, 3:4]], axis=1)
 
 
-def pair_keys(pairs: np.ndarray, atoms: int, reach: int) -> np.ndarray:
+def pair_keys(pairs: np.ndarray, atoms: int, reach: int, name: str = "") -> np.ndarray:
     """(n,) int64 keys that order pairs (n, 5) by (i, j, R1, R2, R3).
 
     Args:
         pairs: with atom indices below `atoms` and image indices within ±`reach`.
         atoms: number of atoms N.
         reach: largest |R| there is.
+        name: of the file, for the message.
 
     Raises:
         DataError: when the keys would overflow int64.
     """
     width = 2 * reach + 1
     if atoms * atoms * width**3 >= 2**63:
-        raise DataError(f"image indices up to {reach} are too large for {atoms} atoms")
+        where = f"'{name}': " if name else ""
+        raise DataError(f"{where}image indices up to {reach} are too large for {atoms} atoms")
     keys = pairs[:, 3] * atoms + pairs[:, 4]
     for axis in range(3):
         keys = keys * width + (pairs[:, axis] + reach)

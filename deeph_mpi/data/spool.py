@@ -42,7 +42,11 @@ class Spool:
             self._files = {key: tempfile.TemporaryFile(dir=scratch, buffering=0) for key in self._kinds}  # noqa: SIM115
 
     def add(self, elements: Elements) -> None:
-        """Append some elements."""
+        """Append some elements.
+
+        Raises:
+            ValueError: images, rows or columns beyond 32 bits.
+        """
         self.count += len(elements.rows)
         columns = {key: self._narrow(elements, key) for key in self._kinds}
         if not self._files:
@@ -66,5 +70,8 @@ class Spool:
         return np.fromfile(file, kind, length)
 
     def _narrow(self, elements: Elements, key: str) -> np.ndarray:
-        values: np.ndarray = np.ascontiguousarray(getattr(elements, key), dtype=self._kinds[key].base)
+        given, kind = getattr(elements, key), self._kinds[key].base
+        if kind == np.int32 and len(given) and max(int(given.max()), -int(given.min())) >= 2**31:
+            raise ValueError(f"{key} beyond 32 bits")
+        values: np.ndarray = np.ascontiguousarray(given, dtype=kind)
         return values
