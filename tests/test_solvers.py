@@ -421,3 +421,23 @@ def test_reference_of_the_ring_is_right() -> None:
         h[i, j], s[i, j] = -phase, 0.1 * phase
         h[j, i], s[j, i] = -np.conj(phase), 0.1 * np.conj(phase)
     np.testing.assert_allclose(scipy.linalg.eigvalsh(h, s), ring_levels(atoms, k), atol=1e-12)
+
+
+@pytest.mark.parametrize("orbitals", range(1, 9))
+def test_products_with_atoms_of_every_size(orbitals: int) -> None:
+    """PETSc multiplies symmetric blocks of 3, 4 and 5 rows with a dense matrix wrongly, which must not be met."""
+    rng = np.random.default_rng(orbitals)
+    pairs = [(0, 0, 0, i, j) for i in range(6) for j in range(6) if (i - j) % 6 in (0, 1, 3, 5)]
+    dense = rng.normal(size=(6, orbitals, 6, orbitals))
+    dense += dense.transpose(2, 3, 0, 1)
+    sizes = np.full(6, orbitals)
+    blocks = BlockSet.allocate(np.array(pairs), sizes, np.float64)
+    matrix = np.zeros_like(dense)
+    for n, (*_, i, j) in enumerate(pairs):
+        blocks.block(n, sizes)[:] = matrix[i, :, j] = dense[i, :, j]
+    assembler = PencilAssembler(World.alone(), RowMap(Partition(np.zeros(6, dtype=np.int32), 1), sizes), blocks, blocks)
+    pencil = assembler.pencil(np.zeros(3))
+    x = rng.normal(size=(6 * orbitals, 4))
+    expected = matrix.reshape(6 * orbitals, -1) @ x
+    np.testing.assert_allclose(pencil.multiply(pencil.h, x), expected, atol=1e-12)
+    pencil.destroy()

@@ -80,7 +80,7 @@ def test_golden_lines_of_slurm(capsys: pytest.CaptureFixture[str], folder: Path)
     code, script, error = submit(
         capsys, folder / "infer.toml", "--site", "slurm_gpu", "--nodes", "2", "--account", "a12", "--time", "1-02:00:00",
         "--module", "petsc/3.26", "--container", "apptainer exec --nv image.sif", "--program", "deeph-mpi",
-        "--set", "solve.states=8", "--ranks-per-node", "8",
+        "--set", "solve.states=8", "--ranks-per-node", "8", "--no-plan",
     )  # fmt: skip
     assert code == 0, error
     lines = script.splitlines()
@@ -100,7 +100,7 @@ def test_golden_lines_of_slurm(capsys: pytest.CaptureFixture[str], folder: Path)
 
 
 def test_golden_lines_of_pbs_and_lsf(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    common = (folder / "solve.toml", "--nodes", "2", "--ranks-per-node", "4", "--threads", "6", "--time", "02:00:00")
+    common = (folder / "infer.toml", "--nodes", "2", "--ranks-per-node", "4", "--threads", "6", "--time", "02:00:00")
     code, script, error = submit(capsys, *common, "--site", "pbs_cpu", "--memory", "20", "--program", "deeph-mpi")
     assert code == 0, error
     assert "#PBS -l select=2:ncpus=24:mpiprocs=4:ompthreads=6:mem=20gb\n#PBS -l walltime=02:00:00\n" in script
@@ -108,7 +108,7 @@ def test_golden_lines_of_pbs_and_lsf(capsys: pytest.CaptureFixture[str], folder:
     assert " ".join(words[:12]) == (
         "timeout --preserve-status --signal=USR1 6900 mpirun -n 8 --map-by ppr:2:numa:PE=6 --bind-to core"
     )
-    assert words[-4:] == ["deeph-mpi", "solve", "solve.toml", "--resume"]
+    assert words[-4:] == ["deeph-mpi", "infer", "infer.toml", "--resume"]
     code, script, error = submit(
         capsys, *common, "--scheduler", "lsf", "--cores-per-node", "40", "--gpus-per-node", "2", "--launcher", "mpich"
     )
@@ -134,7 +134,17 @@ def test_what_a_script_starts_is_what_it_says(capsys: pytest.CaptureFixture[str]
     config.write_text((folder / "infer.toml").read_text().replace("moire.vasp", "../moire.vasp"))
     override = 'output.directory=it\'s "$HOME" `here`'
     code, script, error = submit(
-        capsys, config, "--scheduler", "slurm", "--cores-per-node", "4", "--program", "deeph-mpi", "--set", override
+        capsys,
+        config,
+        "--scheduler",
+        "slurm",
+        "--cores-per-node",
+        "4",
+        "--program",
+        "deeph-mpi",
+        "--no-plan",
+        "--set",
+        override,
     )
     assert code == 0, error
     run = subprocess.run(
