@@ -38,17 +38,20 @@ plot = false
 """
 POSCAR = "x\n1.0\n8 0 0\n0 8 0\n0 0 8\nC\n2\nCartesian\n0 0 0\n0 0 1.5\n"
 
-# Limits this process when a stage begins: after everything is loaded, before the work.
+# Limits a process when a stage begins: after everything is loaded (MPI's files too), before the work.
 LIMITED = """
 import os, resource, sys
 from deeph_mpi.cli.main import main
 from deeph_mpi.parallel.events import listening
 
 def limit(kind, fields):
-    if kind != "stage_begin" or fields["stage"] != sys.argv[1] or os.environ["OMPI_COMM_WORLD_RANK"] != "1":
+    if kind != "stage_begin" or fields["stage"] != "assemble":
         return
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20),) * 2)
+    if sys.argv[1] == "files":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (48 << 10,) * 2)
+    elif os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20),) * 2)
 
 with listening(limit):
     main(sys.argv[2:])
@@ -96,11 +99,9 @@ def test_a_full_disk(folder: Path) -> None:
             run = deeph_mpi(2, *arguments, cwd=folder)
             left = sorted(path.name for path in (folder / "out").iterdir())
     else:
-        program = f"ulimit -f 48; exec {sys.executable} -m deeph_mpi {' '.join(arguments)}"  # 48 KiB
-        run = subprocess.run(
-            ["bash", "-c", program], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
-        )
-        left = sorted(path.name for path in (folder / "out").iterdir())
+        (folder / "limited.py").write_text(LIMITED)
+        run = mpirun(2, sys.executable, "limited.py", "files", *arguments, cwd=folder)
+        left = sorted(path.name for path in (folder / "out").iterdir()) if (folder / "out").exists() else []
     message = one_error(run)
     assert "results.h5" in message, run.stdout
     assert "No space left" in message or "too large" in message, run.stdout
@@ -149,7 +150,7 @@ def test_a_file_that_vanishes_while_the_job_starts(folder: Path) -> None:
 
 def test_memory_ends_on_one_rank(folder: Path) -> None:
     (folder / "limited.py").write_text(LIMITED)
-    run = mpirun(2, sys.executable, "limited.py", "assemble", "solve", "solve.toml", timeout=120, cwd=folder)
+    run = mpirun(2, sys.executable, "limited.py", "memory", "solve", "solve.toml", timeout=120, cwd=folder)
     assert run.returncode == 1, run.stdout
     assert run.stdout.count("deeph-mpi: error") == 1, run.stdout
     told = run.stdout[run.stdout.index("deeph-mpi: error") :]
