@@ -110,7 +110,7 @@ def watchdog(world: World, settings: _Settings, directory: Path) -> Iterator[Non
         if process is not None and process.stdin is not None:
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=5)
+                process.wait(timeout=30)
 
 
 def _prepare(directory: Path) -> tuple[bool, Path]:
