@@ -11,9 +11,9 @@ from scipy.sparse import csr_matrix
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
 
-__all__ = ["LatticeSum", "is_time_reversal_invariant", "real_form"]
+__all__ = ["CHUNK", "LatticeSum", "is_time_reversal_invariant", "real_form"]
 
-_CHUNK = 2**14  # blocks gathered at a time
+CHUNK = 2**14  # blocks gathered at a time
 
 
 def is_time_reversal_invariant(k: np.ndarray) -> bool:
@@ -159,8 +159,8 @@ def _gather(blockset: BlockSet, chosen: np.ndarray, height: int, width: int, spi
     h, w = (height // 2, width // 2) if spin_diagonal else (height, width)
     by_columns = np.arange(h * w).reshape(h, w).T.ravel()
     scalar = np.empty((len(chosen), h * w), dtype=blockset.entries.dtype)
-    for begin in range(0, len(chosen), _CHUNK):  # bounds the array of indices
-        part = slice(begin, begin + _CHUNK)
+    for begin in range(0, len(chosen), CHUNK):  # bounds the array of indices
+        part = slice(begin, begin + CHUNK)
         scalar[part] = blockset.entries[blockset.offsets[chosen[part], None] + by_columns]
     if not spin_diagonal:
         return scalar

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from deeph_mpi.assembly.lattice_sum import CHUNK
 from deeph_mpi.domain.domain import GROUP
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.planning.counts import PartPlan
@@ -57,8 +58,11 @@ def row_bytes(part: PartPlan, itemsize: int = 8, tables: int = 40 + 8) -> float:
 
 
 def assembly_bytes(part: PartPlan) -> float:
-    """Rows of H and S, the triangles of both sorted beside them, and the order of the blocks."""
-    return row_bytes(part) + 8.0 * part.elements + 100.0 * (part.pairs + part.atoms)
+    """Rows of H and S, the triangles of both sorted beside them, the order of the blocks, and the blocks that are sorted or
+    checked at a time: about five arrays of them (measured)."""
+    blocks = part.pairs + part.atoms
+    chunk = 5 * 8.0 * part.elements * min(CHUNK / max(blocks, 1), 1.0)
+    return row_bytes(part) + 8.0 * part.elements + 100.0 * blocks + chunk
 
 
 def matrix_bytes(part: PartPlan) -> float:

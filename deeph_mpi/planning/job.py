@@ -11,7 +11,7 @@ import torch
 
 from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
 from deeph_mpi.config import InferConfig, SolveSection
-from deeph_mpi.domain.domain import GROUP
+from deeph_mpi.domain.domain import SEARCH
 from deeph_mpi.domain.fill import factor_fill
 from deeph_mpi.domain.handover import led_partition
 from deeph_mpi.domain.metis import partition_atoms_metis
@@ -204,5 +204,5 @@ def network_memory(config: InferConfig, model: HamiltonianModel, part: PartPlan,
 
 
 def partition_memory(part: PartPlan, rates: Rates) -> float:
-    """Bytes of one rank while it looks for its pairs, beside the program: its lists, and the search around a group of atoms."""
-    return list_bytes(part) + rates.searched * part.pairs * min(GROUP / max(part.atoms, 1), 1.0)
+    """Bytes of one rank while it looks for its pairs, beside the program: its lists, and the search around some atoms."""
+    return list_bytes(part) + rates.searched * part.pairs * min(SEARCH / max(part.atoms, 1), 1.0)
