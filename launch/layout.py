@@ -9,7 +9,7 @@ from deeph_mpi.errors import ConfigError
 from deeph_mpi.launch.site import NodeSection
 from deeph_mpi.planning.needs import Need, Needs
 
-__all__ = ["Layout", "Wish", "choose_layout"]
+__all__ = ["Layout", "Wish", "check_wish", "choose_layout"]
 
 _MARGIN = 0.9  # share of a node's memory that a plan may fill
 _SLACK = 1.3  # what is asked for over what is planned: solvers take nine tenths of what is free
@@ -77,11 +77,7 @@ def choose_layout(node: NodeSection, wish: Wish, needs: Needs | None) -> Layout:
     Raises:
         ConfigError: more ranks or threads than there are cores, GPUs or atoms; or the job fits no layout.
     """
-    cores = node.cores
-    if cores is None:
-        raise ConfigError("how many cores a node has is not known: give --cores-per-node, or --site")
-    if wish.gpus and node.gpus is not None and wish.gpus > node.gpus:
-        raise ConfigError(f"--gpus-per-node {wish.gpus}, but a node of this site has {node.gpus}")
+    cores = check_wish(node, wish)
     ranks_limit = None if needs is None else needs.most_ranks // wish.nodes
     if ranks_limit == 0:
         assert needs is not None
@@ -89,8 +85,8 @@ def choose_layout(node: NodeSection, wish: Wish, needs: Needs | None) -> Layout:
             f"{wish.nodes} nodes are more than can share this job: it divides into {needs.most_ranks} parts"
         )
     counts = [wish.ranks_given] if wish.ranks_given else _candidates(node, cores, wish, needs, ranks_limit)
-    for ranks in counts if wish.ranks_given or wish.threads_given else ():
-        _check(ranks, wish.threads_given or 1, cores, wish, needs)
+    if wish.ranks_given and wish.gpus and needs is not None and needs.gpu_for_every_rank:
+        _check_gpus(wish.ranks_given, wish)
     if wish.ranks_given and ranks_limit is not None and wish.ranks_given > ranks_limit:
         raise ConfigError(
             f"{wish.nodes} × {wish.ranks_given} ranks are more than the {needs.most_ranks if needs else 0} parts that "
@@ -125,17 +121,30 @@ def _candidates(node: NodeSection, cores: int, wish: Wish, needs: Needs | None, 
     return good + [n for n in divisors if n < min(good, default=most + 1)]
 
 
-def _check(ranks: int, threads: int, cores: int, wish: Wish, needs: Needs | None) -> None:
-    if ranks * threads > cores and not wish.oversubscribe:
+def check_wish(node: NodeSection, wish: Wish) -> int:
+    """Check what can be checked before the job is planned; the cores of a node.
+
+    Raises:
+        ConfigError: they are not known; or more ranks and threads are wished for than there are cores, or more GPUs.
+    """
+    if node.cores is None:
+        raise ConfigError("how many cores a node has is not known: give --cores-per-node, or --site")
+    if wish.gpus and node.gpus is not None and wish.gpus > node.gpus:
+        raise ConfigError(f"--gpus-per-node {wish.gpus}, but a node of this site has {node.gpus}")
+    ranks, threads = wish.ranks_given or 1, wish.threads_given or 1
+    if ranks * threads > node.cores and not wish.oversubscribe:
         raise ConfigError(
-            f"{ranks} ranks × {threads} threads are more than the {cores} cores of a node: they would wait for each other. "
-            "Give fewer, or --oversubscribe if it is meant"
+            f"{ranks} ranks × {threads} threads are more than the {node.cores} cores of a node: they would wait for each "
+            "other. Give fewer, or --oversubscribe if it is meant"
         )
-    alone = needs is not None and needs.gpu_for_every_rank
-    if wish.gpus and alone and ranks > wish.gpus and not wish.oversubscribe:
+    return node.cores
+
+
+def _check_gpus(ranks: int, wish: Wish) -> None:
+    if ranks > wish.gpus and not wish.oversubscribe:
         raise ConfigError(
             f"{ranks} ranks on a node with {wish.gpus} GPU(s): every rank of this job needs one of its own. Give at most "
-            f"--ranks-per-node {wish.gpus}, or --oversubscribe if ranks are meant to share them"
+            f"--ranks-per-node {wish.gpus}, or --oversubscribe if ranks are meant to share them (share_gpus)"
         )
 
 

@@ -13,7 +13,7 @@ from deeph_mpi.launch.launcher import chosen_launcher, launch
 from deeph_mpi.launch.layout import Layout
 from deeph_mpi.launch.site import SiteConfig
 
-__all__ = ["batch_script", "fill", "seconds_of"]
+__all__ = ["batch_script", "check_time", "fill", "seconds_of"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WIDTH = 110
@@ -47,6 +47,20 @@ def seconds_of(time: str) -> int:
     return 86400 * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + (parts[2] if len(parts) > 2 else 0)
 
 
+def check_time(site: SiteConfig) -> int:
+    """The time limit in seconds.
+
+    Raises:
+        ConfigError: it is shorter than what is kept for stopping in time.
+    """
+    seconds, job = seconds_of(site.job.time), site.job
+    if seconds <= job.grace_s:
+        raise ConfigError(
+            f"job.time {job.time} is not longer than job.grace_s = {job.grace_s} s, kept for stopping in time"
+        )
+    return seconds
+
+
 def batch_script(
     site: SiteConfig, layout: Layout, command: str, config: Path, overrides: Sequence[str], program: Sequence[str]
 ) -> str:
@@ -65,11 +79,7 @@ def batch_script(
     """
     scheduler, job, node = site.site.scheduler, site.job, site.node
     started = launch(site, layout)
-    seconds = seconds_of(job.time)
-    if seconds <= job.grace_s:
-        raise ConfigError(
-            f"job.time {job.time} is not longer than job.grace_s = {job.grace_s} s, kept for stopping in time"
-        )
+    seconds = check_time(site)
     words = [*started.words, *([site.environment.container] if site.environment.container else [])]
     run = [site.environment.program or shlex.join(program), command, shlex.quote(config.name)]
     run += [f"--set {shlex.quote(override)}" for override in overrides]

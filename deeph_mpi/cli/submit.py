@@ -100,8 +100,8 @@ def submit(
     }  # fmt: skip
     if site is None and scheduler is None:
         raise ConfigError("give --scheduler slurm, pbs or lsf, or the --site that says so")
-    from deeph_mpi.launch.layout import Wish, choose_layout
-    from deeph_mpi.launch.script import batch_script
+    from deeph_mpi.launch.layout import Wish, check_wish, choose_layout
+    from deeph_mpi.launch.script import batch_script, check_time
     from deeph_mpi.launch.site import find_site
     from deeph_mpi.launch.submission import check_scheduler, submit_script
     from deeph_mpi.results.textfile import write_text
@@ -122,6 +122,8 @@ def submit(
         exclusive=machine.site.exclusive,
         out_of_core=factorization is not None and factorization.out_of_core != "never",
     )
+    check_wish(machine.node, wish)
+    check_time(machine)
     layout = choose_layout(machine.node, wish, None if no_plan else _needs(checked))
     path = config.absolute()
     script = batch_script(machine, layout, command, path, overrides or [], _own_program())
