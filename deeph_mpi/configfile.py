@@ -192,7 +192,7 @@ def _resolve(value: Any, info: ValidationInfo) -> Path:
         path = Path(os.path.normpath((info.context or {}).get("folder", Path.cwd()) / Path(value).expanduser()))
         path.exists()
     except (OSError, RuntimeError) as error:  # too long, no permission to look, no such user after ~
-        raise ValueError(f"is a path that cannot be used: {error}") from None
+        raise ValueError(f"must be a path that can be used: {error}") from None
     return path
 
 

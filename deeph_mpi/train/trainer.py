@@ -20,6 +20,7 @@ from deeph_mpi.parallel import World
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stopping import finishing_units, stop_agreed
 from deeph_mpi.parallel.torch_group import sum_over_ranks
+from deeph_mpi.reading import reading
 from deeph_mpi.train.batch import Sample, empty_like, join
 from deeph_mpi.train.checks import Checks
 from deeph_mpi.train.history import History
@@ -243,19 +244,20 @@ class Trainer:
 
     def _resume(self) -> None:
         state = load_plain(self.restart, RESTART)
-        now, then = _comparable(self.config), state["settings"]
+        now, then = _comparable(self.config), state.get("settings", {})
         if now != then:
             different = sorted(key for key in set(now) | set(then) if now.get(key) != then.get(key))
             raise ConfigError(
                 f"{self.config.output.directory} holds a run with other settings ({', '.join(different)}): "
                 "choose another output.directory, or set train.resume = false to start over"
             )
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.batches, self.loss = state.get("batches", 0), state.get("loss", 0.0) if self.world.is_root else 0.0
-        self.model.network.load_state_dict(state["weights"])
-        self.average = {key: value.to(self.device) for key, value in state["average"].items()}
-        self.best = state["best"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        with reading(self.restart, "damaged, or of another version", ModelError):
+            self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+            self.batches, self.loss = state.get("batches", 0), state.get("loss", 0.0) if self.world.is_root else 0.0
+            self.model.network.load_state_dict(state["weights"])
+            self.average = {key: value.to(self.device) for key, value in state["average"].items()}
+            self.best = state["best"]
+            self.optimizer.load_state_dict(state["optimizer"])
         if self.history is not None:
             self.history.resume(self.epoch)
         log.info("resuming after epoch %d and %d steps", self.epoch, self.batches)

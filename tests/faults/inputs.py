@@ -64,6 +64,7 @@ decoder_hidden = 4
 r_message = 1.6
 [train]
 epochs = 1
+band_weight = 0.0
 """
 
 
@@ -102,7 +103,7 @@ def make_inputs(folder: Path) -> None:
     shutil.copytree(DATA / "hbn_primitive", folder / "matrices")
     write_system(folder / "mixed", random_system(1))
     for name in ("000", "001", "002"):
-        write_system(folder / "data" / name, small_hbn())
+        shutil.copytree(DATA / "hbn_primitive", folder / "data" / name)
     (folder / "split.json").write_text(json.dumps({"train": ["000"], "validation": ["001"], "test": ["002"]}))
     pack([folder / "data" / "000"], folder / "packed.h5")
     write_results(World.alone(), folder / "results.h5", run_record(), two_bands())
