@@ -176,7 +176,7 @@ def batch_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_submission_hands_the_script_over(capsys: pytest.CaptureFixture[str], folder: Path, batch_system: Path) -> None:
-    plain = (folder / "train.toml", "--scheduler", "slurm", "--cores-per-node", "4")
+    plain = (folder / "train.toml", "--scheduler", "slurm", "--cores-per-node", "4", "--no-plan")
     _, printed, _ = submit(capsys, *plain)
     assert not list(batch_system.glob("*.arguments"))  # nothing is submitted unless asked for
     assert not (folder / "train.job.sh").exists()
