@@ -58,9 +58,7 @@ class Format:
             return "the matrices, divided among the ranks"
         if self.streams or self.scratch:
             held = " beside the matrix that sisl holds" if self.package == "sisl" else ""
-            return (
-                f"tables of the pairs and some 50 MB of elements{held}; the rest in unnamed files where the result goes"
-            )
+            return f"tables of the pairs and some 100 MB of elements{held}; the rest in unnamed files where the result goes"
         return "the matrices, several times"
 
     def matches(self, directory: Path) -> bool:
