@@ -472,7 +472,7 @@ class TrainSection(Section):
     init_from: InputFile | None = key(
         None, "checkpoint to start from (fine-tuning); its elements and network are kept, new elements are added"
     )
-    learning_rate: float = key(0.02, "peak learning rate; AdamW needs a smaller one, 0.004", gt=0)
+    learning_rate: float = key(0.02, "peak learning rate; AdamW needs a smaller one, 0.004", gt=0, le=100)
     optimizer: Literal["muon", "adamw"] = key(
         "muon", '"muon": orthogonalized momentum for matrices, AdamW for the rest; "adamw": AdamW for all'
     )

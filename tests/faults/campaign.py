@@ -17,7 +17,7 @@ from tests.mpi import deeph_mpi, mpirun
 
 __all__ = ["Outcome", "run_alone", "run_together"]
 
-LIMIT = 60.0  # seconds of a case alone; several times what one takes on a busy machine
+LIMIT = 150.0  # seconds of a case alone, which takes 3: machines that run tests are shared
 
 
 @dataclass

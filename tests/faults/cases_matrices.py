@@ -133,8 +133,8 @@ MATRICES = [
     Case(
         "elements of the POSCAR in another order than the matrices",
         f"{SOLVE} --set hamiltonian.directory=mixed",
-        ("block", "has shape"),
-        replaced("mixed/POSCAR", "C  N  B", "N  C  B", -1),
+        ("orbits_quantity is 61, but POSCAR and elements_orbital_map give 65",),
+        replaced("mixed/POSCAR", "C   N   B", "N   C   B"),
     ),
     Case("an empty hamiltonian.h5", SOLVE, ("hamiltonian.h5", "not an HDF5 file, or truncated"), emptied(H)),
     Case("a truncated hamiltonian.h5", SOLVE, ("hamiltonian.h5", "not an HDF5 file, or truncated"), cut(H), alone=True),
@@ -261,5 +261,5 @@ MATRICES = [
     ),
     Case("more electrons removed than there are", f"{SOLVE} --set solve.charge=100.0", ("electrons",)),
     Case("more pools than ranks", f"{SOLVE} --set solve.pools=5", ("pools",), code=2),
-    Case("too little address space for the job", INFER, ("memory",), ranks=1, alone=True, memory=1.2),
+    Case("too little address space for the job", INFER, ("cannot be loaded",), ranks=1, alone=True, memory=1.2),
 ]
