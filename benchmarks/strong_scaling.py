@@ -72,7 +72,7 @@ def main() -> None:
     fast = arguments.faster
     rates = replace(rates, message=rates.message / fast, atom=rates.atom / fast, pair=rates.pair / fast)
     wires = Interconnect(1e-6 * arguments.latency, 1e9 * arguments.bandwidth)
-    print(f"{len(structure)} atoms; {1e6 * rates.message:.2f} µs a bond and layer, {1e6 * rates.pair:.2f} µs an pair, "
+    print(f"{len(structure)} atoms; {1e6 * rates.message:.2f} µs a bond and layer, {1e6 * rates.pair:.2f} µs a pair, "
           f"{1e3 * start:.1f} ms to start all kernels")  # fmt: skip
     print(f"{'ranks':>6}{'atoms':>8}{'ghosts':>8}{'near':>6}{'network s':>11}{'messages s':>12}{'cut s':>8}{'work/mean':>11}"
           f"{'bonds':>7}{'start':>7}{'efficiency':>12}")  # fmt: skip

@@ -20,7 +20,7 @@ __all__ = ["Domain", "Edges", "LocalAtoms", "build_domain", "local_atoms"]
 
 GROUP = 8_000  # atoms that are worked on at a time
 SEARCH = 2_000  # atoms whose pairs are looked for at a time, some 200 bytes a pair
-CHUNK_EDGES = 1 << 20
+CHUNK_EDGES = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -204,5 +204,7 @@ def network_memory(config: InferConfig, model: HamiltonianModel, part: PartPlan,
 
 
 def partition_memory(part: PartPlan, rates: Rates) -> float:
-    """Bytes of one rank while it looks for its pairs, beside the program: its lists, and the search around some atoms."""
-    return list_bytes(part) + rates.searched * part.pairs * min(SEARCH / max(part.atoms, 1), 1.0)
+    """Bytes of one rank while it looks for its pairs, beside the program: its lists, the search around some atoms, and,
+    where these are not all, what sorts the pairs of all (a permutation, and i, j, R once more)."""
+    searched = rates.searched * part.pairs * min(SEARCH / max(part.atoms, 1), 1.0)
+    return list_bytes(part) + (searched if part.atoms <= SEARCH else searched + (8.0 + 11.0) * part.pairs)
