@@ -2,87 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from deeph_mpi.errors import SolverError, StopRequested
-from deeph_mpi.parallel.memory import return_freed_memory
-from deeph_mpi.parallel.world import World
-from deeph_mpi.solvers.backends import FactorOptions
-from deeph_mpi.solvers.eigenpairs import Eigenpairs
-from deeph_mpi.solvers.factor import ShiftedFactor
+from deeph_mpi.errors import SolverError
 from deeph_mpi.solvers.fermi import BOLTZMANN_EV, FermiLevel, Filling, fermi_level, frontier_states
-from deeph_mpi.solvers.journal import Forgetful, Journal, Keeper, Record
-from deeph_mpi.solvers.pencil import Pencil
+from deeph_mpi.solvers.journal import Journal
+from deeph_mpi.solvers.options import SolveOptions
+from deeph_mpi.solvers.points import Assembler, Points
 from deeph_mpi.solvers.pools import Pools
-from deeph_mpi.solvers.populations import mulliken_populations
 from deeph_mpi.solvers.slicing import CLUSTER, nearest_states, states_in_window
 from deeph_mpi.solvers.states import States
 from deeph_mpi.solvers.window_parts import equal_parts, joined_states
 
-__all__ = ["Assembler", "SolveOptions", "Spectrum", "spectrum"]
+__all__ = ["SolveOptions", "Spectrum", "spectrum"]
 
 _TO_FIND_FERMI = 8  # states per k-point around HOMO and LUMO when a window is asked for
-
-
-class Assembler(Protocol):
-    """What `spectrum` needs of the matrices."""
-
-    world: World
-
-    def pencil(self, k: np.ndarray, former: Pencil | None = None) -> Pencil:
-        """H(k), S(k), in the matrices of `former` where the pattern is the same."""
-
-    def onsite_levels(self) -> np.ndarray:
-        """Eigenvalues of the owned atoms' onsite blocks, eV."""
-
-    def release(self) -> None:
-        """No other pencil will be asked for."""
-
-
-@dataclass(frozen=True)
-class SolveOptions:
-    """What is asked of a spectrum.
-
-    Attributes:
-        target: energy in eV, or "fermi" to compute it from `electrons`.
-        states: how many nearest the target (for "fermi": nearest the Fermi level of all k-points together), or None.
-            More where a degenerate level would be cut.
-        window: (lower, upper) in eV around the target, all states in it; exactly one of both is given.
-        electrons: of the cell; None when unknown, then no Fermi level is computed.
-        degeneracy: electrons per level, 2 or 1 (spinors).
-        guess: of the Fermi level in eV, saves factorizations; None: estimated from the onsite blocks.
-        temperature: K, of the occupations that fix the Fermi level of a metal.
-        eigenvectors: whether they are kept.
-        groups: (rows of this rank,) group of orbitals of every row, for the populations of the states; None: not computed.
-        factor: how matrices are factored.
-        ill_project: eigenvectors of S with an eigenvalue below this are projected out; 0: none.
-        eigensolver: see `ShiftedFactor`.
-        prove: whether S ≻ 0 is shown and the states nearest an energy are counted, three factorizations beside the one
-            that finds them. Those in a window are always counted.
-    """
-
-    target: float | Literal["fermi"] = "fermi"
-    states: int | None = 40
-    window: tuple[float, float] | None = None
-    electrons: float | None = None
-    degeneracy: int = 2
-    guess: float | None = None
-    temperature: float = 300.0
-    eigenvectors: bool = False
-    groups: np.ndarray | None = None
-    factor: FactorOptions = field(default_factory=FactorOptions)
-    ill_project: float = 0.0
-    eigensolver: Literal["lanczos", "krylov-schur"] = "lanczos"
-    prove: bool = True
-
-    @property
-    def filling(self) -> Filling | None:
-        """How electrons fill levels; None when their number is unknown."""
-        return None if self.electrons is None else Filling(self.electrons, self.degeneracy)
 
 
 @dataclass
@@ -145,7 +82,7 @@ def spectrum(
         StopRequested: on all ranks, when the job was asked to stop; what is finished is in the journals.
         SolverError: indefinite S, H not Hermitian, no memory, no electron count for target "fermi", or no convergence.
     """
-    points = _Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options, release, pools, journal)
+    points = Points(assembler, np.asarray(kpoints, dtype=np.float64).reshape(-1, 3), options, release, pools, journal)
     share = np.ones(len(points.kpoints)) if weights is None else np.asarray(weights, dtype=np.float64)
     share = share / share.sum()
     try:
@@ -165,7 +102,7 @@ def spectrum(
 
 
 def _solve(
-    points: _Points, weights: np.ndarray, options: SolveOptions, progress: Callable[[str], None]
+    points: Points, weights: np.ndarray, options: SolveOptions, progress: Callable[[str], None]
 ) -> tuple[list[States], FermiLevel | None]:
     filling = options.filling
     if options.target == "fermi":
@@ -189,7 +126,7 @@ def _solve(
 
 
 def _at_fermi_level(
-    points: _Points, weights: np.ndarray, filling: Filling, options: SolveOptions, progress: Callable[[str], None]
+    points: Points, weights: np.ndarray, filling: Filling, options: SolveOptions, progress: Callable[[str], None]
 ) -> tuple[list[States], FermiLevel]:
     """First states around HOMO and LUMO of every k-point, which give E_F; then what was asked for around that."""
     window = options.window
@@ -205,7 +142,7 @@ def _at_fermi_level(
     return points.every("states", again, lambda n: _nearest(points, n, fermi.energy, count), done=mine), fermi
 
 
-def _around_fermi(points: _Points, filling: Filling, count: int, progress: Callable[[str], None]) -> list[States]:
+def _around_fermi(points: Points, filling: Filling, count: int, progress: Callable[[str], None]) -> list[States]:
     """Some more than `count` states at every k-point with its HOMO and LUMO, near E_F as the k-points so far give it."""
     options = points.options
     guess = options.guess if options.guess is not None else _guess(points.assembler, filling)
@@ -224,7 +161,7 @@ def _around_fermi(points: _Points, filling: Filling, count: int, progress: Calla
     return points.every("fermi", points.mine, solve, note, searching=True)
 
 
-def _nearest(points: _Points, n: int, target: float, count: int) -> States:
+def _nearest(points: Points, n: int, target: float, count: int) -> States:
     return nearest_states(points.factor(n), target, count, prove=points.options.prove).nearest(target, count, CLUSTER)
 
 
@@ -235,7 +172,7 @@ def _suffices(states: States, trimmed: States, center: float, count: int) -> boo
 
 
 def _certain_fermi_level(
-    points: _Points, states: list[States], weights: np.ndarray, filling: Filling, temperature: float
+    points: Points, states: list[States], weights: np.ndarray, filling: Filling, temperature: float
 ) -> FermiLevel:
     """The Fermi level; where a metal's E_F ± 10 kT leaves the states at hand, those k-points are solved again there."""
     margin = 11 * BOLTZMANN_EV * temperature
@@ -258,7 +195,7 @@ def _certain_fermi_level(
 
 
 def _windows(
-    points: _Points, center: float, window: tuple[float, float], progress: Callable[[str], None]
+    points: Points, center: float, window: tuple[float, float], progress: Callable[[str], None]
 ) -> list[States]:
     lower, upper = center + window[0], center + window[1]
     parts = points.pools.parts(len(points.kpoints))
@@ -272,7 +209,7 @@ def _windows(
 
 
 def _divided_windows(
-    points: _Points, parts: int, lower: float, upper: float, progress: Callable[[str], None]
+    points: Points, parts: int, lower: float, upper: float, progress: Callable[[str], None]
 ) -> list[States]:
     """The window of every k-point, a part of it by each of the `parts` pools that share the k-point."""
     pools, journal, unit = points.pools, points.journal, f"part of {parts}"
@@ -297,118 +234,8 @@ def _guess(assembler: Assembler, filling: Filling) -> float:
     return float(edges[1 + min(int(np.searchsorted(filled, filling.levels)), len(edges) - 2)])
 
 
-class _Points:
-    """The pencil and factor of one k-point at a time."""
-
-    def __init__(
-        self,
-        assembler: Assembler,
-        kpoints: np.ndarray,
-        options: SolveOptions,
-        release: bool,
-        pools: Pools | None,
-        journal: Journal | None,
-    ) -> None:
-        self.journal: Journal = journal or Forgetful()
-        self.assembler, self.kpoints, self.options = assembler, kpoints, options
-        self.pools = pools or Pools.single(assembler.world)
-        self.mine = self.pools.mine(len(kpoints))
-        self._release = release and len(kpoints) == 1
-        self.factorizations = 0
-        self._open: tuple[int, Pencil, ShiftedFactor] | None = None
-
-    def factor(self, index: int) -> ShiftedFactor:
-        """Of k-point `index`; where proofs are asked for, with S shown to be positive definite."""
-        if self._open is None or self._open[0] != index:
-            former = None if self._open is None else self._open[1]
-            pencil = self.assembler.pencil(self.kpoints[index], former)
-            if self._release:
-                self.assembler.release()
-                return_freed_memory()
-            if pencil is former and self._open is not None:  # the same pattern: its symbolic analysis serves again
-                factor = self._open[2]
-                factor.renew()
-            else:
-                self.close()
-                factor = ShiftedFactor(pencil, self.options.factor, self.options.eigensolver)
-            self._open = index, pencil, factor
-            if self.options.prove or self.options.ill_project > 0:
-                factor.require_positive_overlap(self.options.ill_project)
-        return self._open[2]
-
-    def every(
-        self,
-        unit: str,
-        indices: Iterable[int],
-        solve: Callable[[int], States],
-        note: Callable[[int, States], None] = lambda n, states: None,
-        *,
-        done: dict[int, States] | None = None,
-        searching: bool = False,
-        anew: bool = False,
-    ) -> list[States]:
-        """The states of all k-points: those of this pool that are not `done` from the journal, or solved and kept there.
-
-        Vectors and populations are kept only where they may be part of the answer: states found while `searching` for E_F
-        are when those nearest it are asked for, and not for a window around it.
-
-        Args:
-            unit: what the journal calls them.
-            indices: k-points of this pool that are to be solved.
-            solve: gives the states of one.
-            note: called with the states of each.
-            done: others of this pool, which need nothing.
-            searching: see above.
-            anew: whatever the journal knows.
-        """
-        mine, stopped = dict(done or {}), None
-        vectors = self.options.eigenvectors and not (searching and self.options.window is not None)
-        try:
-            for n in indices:
-                record = None if anew else self.journal.known(f"{unit}/{n}")
-                if record is not None:
-                    mine[n] = record.states
-                else:
-                    found = solve(n)
-                    bare = searching and self.options.window is not None
-                    mine[n] = found.without_vectors() if bare else replace(found, pairs=self._reduced(found.pairs))
-                    kept = Record.of_states(mine[n], vectors=vectors)
-                    self.journal.keep(f"{unit}/{n}", kept, instead_of=f"slice/{n}/")
-                note(n, mine[n])
-        except StopRequested as request:
-            stopped = request
-        self.pools.agree(stopped)
-        return self.pools.all_states(mine)
-
-    def keeper(self, index: int) -> Keeper:
-        """Of the slices of k-point `index`."""
-        return Keeper(self.journal, f"slice/{index}/", self.options.eigenvectors, self._reduced)
-
-    def _reduced(self, pairs: Eigenpairs) -> Eigenpairs:
-        """Eigenpairs of the k-point that is open with their populations, and without vectors unless these are kept."""
-        if self.options.groups is not None and self._open is not None and pairs.populations is None:
-            found = mulliken_populations(self._open[1], pairs, self.options.groups, CLUSTER)
-            pairs = replace(pairs, populations=found)
-        return pairs if self.options.eigenvectors else replace(pairs, vectors=np.empty((0, len(pairs))))
-
-    def report(self, index: int, states: States) -> str:
-        """One line about the states of a k-point."""
-        k = ", ".join(f"{x:.4f}" for x in self.kpoints[index])
-        energies = f" {states.energies[0]:.4f} … {states.energies[-1]:.4f} eV" if len(states) else ""
-        proved = "proved" if states.proved else "not proved"
-        return f"k-point {index + 1}/{len(self.kpoints)} ({k}): {len(states)} states{energies}, {proved}"
-
-    def close(self) -> None:
-        """Free what is open. Collective."""
-        if self._open is not None:
-            self.factorizations += self._open[2].factorizations
-            self._open[2].destroy()
-            self._open[1].destroy()
-            self._open = None
-
-
 def _table(
-    points: _Points,
+    points: Points,
     weights: np.ndarray,
     states: list[States],
     fermi: FermiLevel | None,
