@@ -71,7 +71,7 @@ def one_run(folder: Path, ranks: int, limit: float) -> dict[str, Any]:
     launcher = [shutil.which("mpirun") or "mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
     command = [*launcher, sys.executable, "-m", "deeph_mpi", "infer", "infer.toml"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    begin = time.monotonic()
+    begin, hung = time.monotonic(), False
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -81,9 +81,10 @@ def one_run(folder: Path, ranks: int, limit: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             text, _ = process.communicate()
-            process.returncode = None
-    run: dict[str, Any] = {"ranks": ranks, "code": process.returncode, "seconds": time.monotonic() - begin}
-    if process.returncode != 0:
+            hung = True
+    code = None if hung else process.returncode
+    run: dict[str, Any] = {"ranks": ranks, "code": code, "seconds": time.monotonic() - begin}
+    if code != 0:
         return {**run, "text": text}
     with h5py.File(folder / "out" / "results.h5") as file:
         group = file["spectrum"]

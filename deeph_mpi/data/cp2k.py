@@ -80,12 +80,12 @@ def read_cp2k(
         raise DataError(f"'{directory}' is spin-polarized (KS_SPIN_2 files); only unpolarized runs can be converted")
     overlap = _read_matrix(directory, "S", found.images["S"], total, 1.0, scratch)
     hamiltonian = _read_matrix(directory, "KS", found.images["KS"], total, HARTREE, scratch)
-    fractional = _wrap(given, overlap, np.repeat(np.arange(len(orbitals)), orbitals))
+    fractional = _wrap(given, overlap, np.repeat(np.arange(len(orbitals)), orbitals), str(directory))
     structure = Structure(given.numbers, fractional @ given.cell, given.cell, given.periodic)
     check_structure(structure, str(directory))
     pairs = pairs_of(structure, orbitals, (hamiltonian, overlap), cutoff, str(directory))
     s_blocks, h_blocks = (blocks_of(part, pairs, orbitals, scratch=scratch) for part in (overlap, hamiltonian))
-    _check_bonds(structure, s_blocks, orbital_map)
+    _check_bonds(structure, s_blocks, orbital_map, str(directory))
     for blocks, name in ((s_blocks, "S"), (h_blocks, "KS")):
         symmetrize(blocks, orbitals, f"{directory}: {name}")
     cubes = sorted(directory.glob("*v_hartree*.cube"))
@@ -149,7 +149,7 @@ def _read_matrix(
     return spool
 
 
-def _wrap(given: Cp2kInput, overlap: Spool, atom_of: np.ndarray) -> np.ndarray:
+def _wrap(given: Cp2kInput, overlap: Spool, atom_of: np.ndarray, name: str) -> np.ndarray:
     """(N, 3) fractional positions as CP2K wrapped them.
 
     Atoms within rounding of a face may be on either side; there the overlaps decide: weighted by |S_ij(R)|², the mean
@@ -171,7 +171,7 @@ def _wrap(given: Cp2kInput, overlap: Spool, atom_of: np.ndarray) -> np.ndarray:
         j = moments.j[strongest]
         wrapped[j] -= np.where(doubtful[j], np.round(moments.centres(wrapped)[strongest]), 0)
         settled[j] = True
-    _check_wrapping(wrapped, moments)
+    _check_wrapping(wrapped, moments, name)
     return wrapped
 
 
@@ -203,21 +203,21 @@ def _image_moments(overlap: Spool, atom_of: np.ndarray, atoms: int) -> _Moments:
     return _Moments(i, j, sums[kept, 0], sums[kept, 1:])
 
 
-def _check_wrapping(wrapped: np.ndarray, moments: _Moments) -> None:
+def _check_wrapping(wrapped: np.ndarray, moments: _Moments, name: str) -> None:
     wrong = (moments.weight > 1e-3) & (np.abs(moments.centres(wrapped)) > 0.75).any(axis=1)
     if wrong.any():
         first = int(np.argmax(wrong))
         raise DataError(
-            f"the images of the overlap do not fit the positions of atoms {moments.i[first]} and {moments.j[first]}; are "
+            f"'{name}': the images of the overlap do not fit the positions of atoms {moments.i[first]} and {moments.j[first]}; are "
             "input, output and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
         )
 
 
-def _check_bonds(structure: Structure, overlap: BlockSet, orbital_map: OrbitalMap) -> None:
+def _check_bonds(structure: Structure, overlap: BlockSet, orbital_map: OrbitalMap, name: str) -> None:
     """Refuse positions that the overlap contradicts."""
     crooked = crooked_bond(structure, overlap, orbital_map)
     if crooked is not None:
         raise DataError(
-            f"the overlap between atoms {crooked[3]} and {crooked[4]} does not point along their bond; are input, output "
-            "and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
+            f"'{name}': the overlap between atoms {crooked[3]} and {crooked[4]} does not point along their bond; are input, "
+            "output and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
         )
