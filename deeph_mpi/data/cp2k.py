@@ -208,8 +208,8 @@ def _check_wrapping(wrapped: np.ndarray, moments: _Moments, name: str) -> None:
     if wrong.any():
         first = int(np.argmax(wrong))
         raise DataError(
-            f"'{name}': the images of the overlap do not fit the positions of atoms {moments.i[first]} and {moments.j[first]}; are "
-            "input, output and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
+            f"'{name}': the images of the overlap do not fit the positions of atoms {moments.i[first]} and {moments.j[first]}; "
+            "are input, output and CSR files of the same run, and is the geometry of the input the final one (RUN_TYPE ENERGY)?"
         )
 
 
