@@ -97,6 +97,8 @@ def _parse_input(path: Path) -> Cp2kInput:
     if not cells:
         raise DataError(f"'{path}' has no &CELL section with vectors")
     cell, periodic = _cell(cells[0], path)
+    if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) < 1e-6 * np.linalg.norm(cell, axis=1).prod():
+        raise DataError(f"'{path}': the cell is singular, or not finite ({cell.tolist()} Å)")
     elements: dict[str, str] = {}
     basis: dict[str, str] = {}
     for kind in root.find("KIND"):
