@@ -11,6 +11,7 @@ from deeph_mpi.parallel import World
 from deeph_mpi.planning.job import LARGEST_FILL, Survey
 from deeph_mpi.planning.rates import Interconnect
 from deeph_mpi.planning.report import network_table, solver_table
+from deeph_mpi.planning.solving import SolveSeconds
 
 __all__ = ["infer_plan"]
 
@@ -44,6 +45,7 @@ def infer_plan(
             f"factor of the real matrix of {rows} rows: about {8 * fill[0] / 1e9:.2f} GB over all ranks "
             f"(nested dissection of the atoms; MUMPS needs about twice that while it works), {fill[1] / 1e12:.3g} Tflop"
         )
+        print(_solving(plan.solving_seconds))
     elif config.solve.enabled:
         print(f"factor: not estimated beyond {LARGEST_FILL} atoms")
     print(
@@ -51,4 +53,14 @@ def infer_plan(
         f"rates of one rank here: {1e6 * rates.message:.1f} µs a bond and layer, {1e6 * rates.atom:.1f} µs an atom and "
         f"layer, {1e6 * rates.pair:.1f} µs an undirected pair, {1e6 * rates.search:.2f} µs to find a directed pair\n"
         f"interconnect: {1e6 * interconnect.latency:g} µs a message, {interconnect.bandwidth / 1e9:g} GB/s a rank"
+    )
+
+
+def _solving(seconds: SolveSeconds | None) -> str:
+    """The seconds of the solver, in words."""
+    assert seconds is not None
+    states = f"{seconds.vectors:.3g} s for its states" if seconds.vectors else "its states, whose number is not known"
+    return (
+        f"solve: {seconds.kpoints} k-point(s), each {seconds.factorizations} factorization(s) of {seconds.factorization:.3g} s "
+        f"or more and {states}: {seconds.total:.3g} s at least, where work divides evenly among the ranks"
     )

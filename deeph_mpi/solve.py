@@ -33,7 +33,7 @@ from deeph_mpi.parallel.stopping import finishing_units
 from deeph_mpi.parallel.world import World
 from deeph_mpi.pools import check_pools, divide_ranks, spread_over_pools
 from deeph_mpi.restart import Restart
-from deeph_mpi.results.kpath import KPath, mesh_points, read_kpath
+from deeph_mpi.results.kpath import KPath, asked_kpoints
 from deeph_mpi.results.plot import plot_spectrum
 from deeph_mpi.results.record import RunRecord, SpectrumRecord
 from deeph_mpi.results.store import write_results
@@ -151,7 +151,7 @@ def plan_spectrum(
         DeephError: on all ranks.
     """
     petsc.load()
-    path, kpoints, weights = world.on_root(_kpoints, solve, structure.cell, spinful)
+    path, kpoints, weights = world.on_root(asked_kpoints, solve, structure.cell, spinful)
     target = solve.target
     if target == "fermi" and electrons is None:
         if guess is None:
@@ -311,19 +311,6 @@ def _write_readable(run: RunRecord, record: SpectrumRecord, output: OutputSectio
     log.info("%s", text)
     log.info("written: %s", ", ".join(p.name for p in [output.directory / "results.h5", *pictures]))
     emit("result", what="states", directory=output.directory, **record.facts())
-
-
-def _kpoints(
-    solve: SolveSection, cell: np.ndarray, spinful: bool
-) -> tuple[KPath | None, np.ndarray, np.ndarray | None]:
-    if solve.kpath is not None:
-        path = read_kpath(solve.kpath, cell)
-        return path, path.kpoints, None
-    if solve.mesh is not None:
-        # Spinors have E(−k) = E(k) only without magnetism, which is not known here.
-        kpoints, weights = mesh_points(solve.mesh, time_reversal=not spinful)
-        return None, kpoints, weights
-    return None, np.array(solve.kpoints, dtype=np.float64), None
 
 
 def _record(result: Spectrum, plan: SpectrumPlan) -> SpectrumRecord:

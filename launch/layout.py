@@ -159,6 +159,8 @@ def _layout(wish: Wish, ranks: int, cores: int, need: Need | None, limit: float,
             remarks.append(f"factor: about {need.factor / 1e9:.3g} GB over all nodes, {where}")
         if not math.isnan(need.seconds):
             remarks.append(f"network: about {need.seconds:.3g} s, at the rate of one core where this was written")
+        if not math.isnan(need.solving):
+            remarks.append(f"solve: {need.solving:.3g} s or more, if it divides evenly among the ranks")
         if not need.whole:
             remarks.append("not all of the memory could be planned: the script asks for all that a node has")
         if memory is None and need.whole and not wish.exclusive:

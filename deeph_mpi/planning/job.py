@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from deeph_mpi.planning.bytes import (
 )
 from deeph_mpi.planning.counts import PartPlan, plan_parts
 from deeph_mpi.planning.rates import Rates, calibrate
+from deeph_mpi.planning.solving import SolveSeconds, dense_rate, solve_seconds
+from deeph_mpi.results.kpath import asked_kpoints
 from deeph_mpi.solvers.petsc import load
 from deeph_mpi.structure.read import read_structure
 from deeph_mpi.structure.structure import Structure
@@ -64,6 +67,8 @@ class Survey:
         rates: of one rank, measured here.
         doubled: whether matrices are factored in the real form of twice the size, as at a general k.
         fill: elements of the factor and flops; None beyond `LARGEST_FILL` atoms, or where nothing is solved.
+        dense: flops per second of one rank in products of matrices; NaN without `fill`.
+        kpoints: how many are solved.
         seconds: that the weights took here.
     """
 
@@ -75,6 +80,8 @@ class Survey:
     rates: Rates
     doubled: bool
     fill: tuple[float, float] | None
+    dense: float
+    kpoints: int
     seconds: float
 
     @classmethod
@@ -97,10 +104,12 @@ class Survey:
         weights = pair_weights(world, structure, orbitals, model.radii)
         seconds = time.perf_counter() - begin
         rates = world.on_root(calibrate, model, structure, config.model.memory_gb)
-        doubled, fill = general_k(config.solve), None
+        doubled, fill, dense, kpoints = general_k(config.solve), None, math.nan, 0
         if config.solve.enabled and len(structure) <= LARGEST_FILL:
             fill = world.on_root(factor_fill, structure, orbitals * (1 + doubled), model.radii)
-        return cls(config, structure, model, orbitals, weights, rates, doubled, fill, seconds)
+            dense = world.on_root(dense_rate)
+            kpoints = world.on_root(lambda: len(asked_kpoints(config.solve, structure.cell, spinful=False)[1]))
+        return cls(config, structure, model, orbitals, weights, rates, doubled, fill, dense, kpoints, seconds)
 
     def divide(self, world: World, ranks: int, per_node: int) -> JobPlan:
         """The job on `ranks` ranks, `per_node` on each node but the last. Collective.
@@ -155,6 +164,17 @@ class JobPlan:
     def running(self) -> list[PartPlan]:
         """Shares of the ranks that run the network."""
         return [self.network[rank] for rank in np.unique(self.leaders)]
+
+    @property
+    def solving_seconds(self) -> SolveSeconds | None:
+        """Seconds of all ranks together; None without the size of the factor."""
+        survey = self.survey
+        if survey.fill is None:
+            return None
+        nonzeros = float(sum(part.nonzeros for part in self.solving)) * (4 if survey.doubled else 1)
+        return solve_seconds(
+            survey.config.solve, survey.fill, nonzeros, survey.dense, survey.kpoints, len(self.leaders)
+        )
 
     def node_memory(self, over_factor: float) -> float:
         """Bytes of the fullest node in the stage that needs the most: the network, or the factorization.

@@ -35,6 +35,7 @@ class Need:
         memory_on_disk: bytes with the factor on disk; the same where nothing is factored.
         factor: bytes of the factor over all ranks.
         seconds: of the network; NaN where none runs or it was not planned.
+        solving: seconds of factorizations and eigensolver at least; NaN likewise.
         whole: whether all that takes much memory was counted.
     """
 
@@ -43,6 +44,7 @@ class Need:
     factor: float = 0.0
     seconds: float = math.nan
     whole: bool = True
+    solving: float = math.nan
 
 
 class Needs(Protocol):
@@ -85,7 +87,8 @@ class InferNeeds:
         )
         factor = 0.0 if fill is None else 8 * fill[0]
         whole = fill is not None or not self.survey.config.solve.enabled
-        return Need(plan.node_memory(OVER_FACTOR), plan.node_memory(OUT_OF_CORE), factor, seconds, whole)
+        solving = math.nan if plan.solving_seconds is None else plan.solving_seconds.total
+        return Need(plan.node_memory(OVER_FACTOR), plan.node_memory(OUT_OF_CORE), factor, seconds, whole, solving)
 
 
 @dataclass(frozen=True)

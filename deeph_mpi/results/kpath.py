@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from deeph_mpi.config import SolveSection
 from deeph_mpi.errors import ConfigError
 
-__all__ = ["KPath", "mesh_points", "read_kpath"]
+__all__ = ["KPath", "asked_kpoints", "mesh_points", "read_kpath"]
 
 _GREEK = {"G": "Γ", "GAMMA": "Γ", "\\GAMMA": "Γ", "GM": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 
@@ -103,3 +104,21 @@ def _segment(words: list[str], where: str) -> tuple[int, np.ndarray, np.ndarray,
         raise ConfigError(f"{where}: a segment needs 2 to {_MOST} points and finite ends")
     names = tuple(_GREEK.get(word.upper(), word) for word in words[7:])
     return count, ends[0], ends[1], (names[0], names[1])
+
+
+def asked_kpoints(
+    solve: SolveSection, cell: np.ndarray, spinful: bool
+) -> tuple[KPath | None, np.ndarray, np.ndarray | None]:
+    """The path, if there is one, the k-points (nk, 3) that [solve] asks for, and the weights (nk,) of a mesh.
+
+    Raises:
+        DeephError: the file of the path is not good.
+    """
+    if solve.kpath is not None:
+        path = read_kpath(solve.kpath, cell)
+        return path, path.kpoints, None
+    if solve.mesh is not None:
+        # Spinors have E(−k) = E(k) only without magnetism, which is not known here.
+        kpoints, weights = mesh_points(solve.mesh, time_reversal=not spinful)
+        return None, kpoints, weights
+    return None, np.array(solve.kpoints, dtype=np.float64), None

@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.config import SolveSection
 from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.fill import factor_fill
 from deeph_mpi.domain.pairs import PairPlan, pairs_global
@@ -15,6 +16,7 @@ from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.model.chunks import bond_groups
 from deeph_mpi.parallel import World
 from deeph_mpi.planning.counts import plan_parts
+from deeph_mpi.planning.solving import dense_rate, solve_seconds
 from tests.models import ORBITALS, random_model
 from tests.parallel.test_predict import STRUCTURES
 
@@ -70,3 +72,16 @@ def test_fill_is_near_that_of_the_band(world: World, monkeypatch: pytest.MonkeyP
     own = np.count_nonzero(np.abs(scipy.linalg.cholesky(lower, lower=True)) > 1e-300)
     assert np.count_nonzero(np.tril(lower)) < entries <= 48 * 49 / 2
     assert entries < 1.5 * own
+
+
+def test_seconds_of_the_solver() -> None:
+    fill, nonzeros, rate = (1e8, 1e12), 1e7, 1e10
+    proved = solve_seconds(SolveSection(states=40), fill, nonzeros, rate, 3, 2)
+    quick = solve_seconds(SolveSection(states=40, prove=False), fill, nonzeros, rate, 3, 2)
+    assert (proved.factorizations, quick.factorizations) == (4, 1)
+    np.testing.assert_allclose(proved.total - quick.total, 3 * 3 * proved.factorization)
+    np.testing.assert_allclose(
+        2 * proved.total, solve_seconds(SolveSection(states=40), fill, nonzeros, rate, 3, 1).total
+    )
+    assert solve_seconds(SolveSection(window=[-1, 1]), fill, nonzeros, rate, 1, 1).vectors == 0.0
+    assert 1e9 < dense_rate() < 1e13
