@@ -1,0 +1,72 @@
+"""Seconds of factorizations and eigensolver, from the size of the factor and the rate of dense products measured here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from deeph_mpi.config import SolveSection
+
+__all__ = ["SolveSeconds", "dense_rate", "solve_seconds"]
+
+_SIZE = 1000  # of the matrices whose product is timed, about that of large fronts
+# Shares of that rate which MUMPS and PETSc reach in factorizations, passes of a block of 8 vectors through the factor, and
+# products with S: measured at 244 to 1,084 atoms of bilayer graphene on one core (`benchmarks/spectra.md`).
+_FACTOR, _PASS, _PRODUCT = 0.66, 0.3, 0.19
+_VECTORS = 8.5  # passed for each state: 7 to 8 of block Lanczos, and those that check shifts
+
+
+@dataclass(frozen=True)
+class SolveSeconds:
+    """Of all ranks together, where work divides evenly among them.
+
+    Attributes:
+        factorization: seconds of one.
+        factorizations: at a k-point, at least; of a window with up to one slice of states.
+        vectors: seconds of the eigensolver at a k-point; 0 for a window, whose states are not known beforehand.
+        kpoints: how many.
+    """
+
+    factorization: float
+    factorizations: int
+    vectors: float
+    kpoints: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all k-points."""
+        return self.kpoints * (self.factorizations * self.factorization + self.vectors)
+
+
+def dense_rate() -> float:
+    """Double-precision flops per second of products of large matrices, on the threads of this process; the best of five."""
+    a = np.random.default_rng(0).random((_SIZE, _SIZE))
+    best = 0.0
+    for _ in range(5):
+        begin = time.perf_counter()
+        a @ a
+        best = max(best, 2 * _SIZE**3 / (time.perf_counter() - begin))
+    return best
+
+
+def solve_seconds(
+    solve: SolveSection, fill: tuple[float, float], nonzeros: float, rate: float, kpoints: int, ranks: int
+) -> SolveSeconds:
+    """What [solve] takes on `ranks` ranks of this rate.
+
+    Args:
+        solve: the section.
+        fill: elements of the factor, flops of a factorization.
+        nonzeros: of S, as it is factored.
+        rate: of one rank, see `dense_rate`.
+        kpoints: number of k-points.
+        ranks: of the job.
+    """
+    factorization = fill[1] / (_FACTOR * rate) / ranks
+    if solve.window is not None:
+        return SolveSeconds(factorization, 4, 0.0, kpoints)
+    vectors = _VECTORS * (solve.states or 1)
+    one = 4 * fill[0] / (_PASS * rate) + 4 * nonzeros / (_PRODUCT * rate)
+    return SolveSeconds(factorization, 4 if solve.prove else 1, vectors * one / ranks, kpoints)
