@@ -23,7 +23,7 @@ from deeph_mpi.parallel.world import World
 from deeph_mpi.restart import Restart
 from deeph_mpi.results.density import DensityRecord, write_density
 from deeph_mpi.results.density_plot import plot_density
-from deeph_mpi.results.kpath import mesh_points
+from deeph_mpi.results.kpath import asked_kpoints
 from deeph_mpi.results.stages import stage_attributes
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.backends import FactorOptions
@@ -69,7 +69,7 @@ class DosRun:
         self.world, self.structure, self.spinful = world, structure, spinful
         self._plan: DosPlan | None = None
         if dos.enabled:
-            self._plan = world.on_root(_plan, dos, solve, len(structure), spinful, guess)
+            self._plan = world.on_root(_plan, dos, solve, structure, spinful, guess)
         self.counts = self._plan is not None and self._plan.section.method == "inertia"
         if self.counts:
             petsc.load()
@@ -149,12 +149,14 @@ class DosRun:
         emit("result", what="density of states", directory=output.directory, found=record.describe())
 
 
-def _plan(dos: DosSection, solve: SolveSection, atoms: int, spinful: bool, guess: float | None) -> DosPlan:
+def _plan(dos: DosSection, solve: SolveSection, structure: Structure, spinful: bool, guess: float | None) -> DosPlan:
     if solve.kpath is not None:
         raise ConfigError("dos needs kpoints or a mesh: a density of states along solve.kpath has no meaning")
-    wrong = [atom for atom in dos.atoms if atom >= atoms]
+    wrong = [atom for atom in dos.atoms if atom >= len(structure)]
     if wrong:
-        raise ConfigError(f"dos.atoms: there is no atom {wrong[0]}, the structure has {atoms} (counted from 0)")
+        raise ConfigError(
+            f"dos.atoms: there is no atom {wrong[0]}, the structure has {len(structure)} (counted from 0)"
+        )
     if dos.center != "fermi":
         center: float | None = dos.center
     elif solve.enabled and dos.method == "stochastic":
@@ -163,9 +165,7 @@ def _plan(dos: DosSection, solve: SolveSection, atoms: int, spinful: bool, guess
         center = guess
     else:
         raise ConfigError("the Fermi energy is not known without its states: give dos.center in eV")
-    if solve.mesh is not None:
-        kpoints, weights = mesh_points(solve.mesh, time_reversal=not spinful)
-    else:
-        kpoints = np.array(solve.kpoints, dtype=np.float64)
+    _, kpoints, weights = asked_kpoints(solve, structure.cell, spinful)
+    if weights is None:
         weights = np.full(len(kpoints), 1 / len(kpoints))
     return DosPlan(dos, kpoints, weights, 1 if spinful else 2, center)

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _ARRAYS = ("vectors", "populations")
 _OVERHEAD = 1 << 14  # bytes of a unit beside its arrays
+_PAUSES = 20  # at least between two writings, in times that one took
 _STOP = 32766  # tag of the word to another pool that this one was asked to stop
 
 
@@ -60,7 +61,7 @@ class RunJournal:
         self._pending: dict[str, Record] = {}
         self._dropped: set[str] = set()
         self._told: list[Any] | None = None
-        self._written = time.monotonic()
+        self._written, self._pause = time.monotonic(), restart.seconds
         wanted, mine = set(kinds), set(kpoints)
         chosen = [unit for unit in restart.units if unit_kpoint(unit)[0] in wanted and unit_kpoint(unit)[1] in mine]
         self._known = {unit: self._read(unit) for unit in chosen}
@@ -75,7 +76,7 @@ class RunJournal:
         self._pending[unit.replace("/", ":")] = record
         if instead_of:
             self._dropped.add(instead_of.replace("/", ":"))
-        due = self.world.comm.bcast(time.monotonic() - self._written >= self.restart.seconds)
+        due = self.world.comm.bcast(time.monotonic() - self._written >= self._pause)
         stop = self._stop()
         if stop:
             self._write()
@@ -113,7 +114,7 @@ class RunJournal:
 
     def _write(self) -> None:
         """Add what is pending to the file. Collective over the pool."""
-        self._written = time.monotonic()
+        begin = time.monotonic()
         with _Target(self, self._pending) as target:
             for unit, record in self._pending.items():
                 for name in _ARRAYS:
@@ -121,6 +122,9 @@ class RunJournal:
                     if array is not None:
                         self._gather(target, unit, name, array)
         self._pending, self._dropped = {}, set()
+        self._written = time.monotonic()
+        if self.restart.seconds:  # the file is copied each time: a large one is written less often
+            self._pause = max(self.restart.seconds, _PAUSES * (self._written - begin))
 
     def _gather(self, target: _Target, unit: str, name: str, array: np.ndarray) -> None:
         """One state after the other to rank 0 of the pool, in the order of the atoms. Collective over the pool."""

@@ -6,7 +6,6 @@ a full disk is an error then, not a crash later.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.info import read_info
+from deeph_mpi.data.mapped import release
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel import World
 
@@ -39,16 +39,7 @@ class _MappedBlocks(BlockSet):
         self.writes += 1
         if self.writes % _WRITES == 0:
             for part in (self.mapping, self.offsets):
-                _release(part)
-
-
-def _release(array: np.ndarray | None) -> None:
-    """Take a mapped file out of this process' memory; what was written stays with the kernel."""
-    base = array
-    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
-        base = base.base
-    if isinstance(base, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+                release(part)
 
 
 class RowFile:
@@ -106,7 +97,7 @@ class RowFile:
                 total = int(ends[-1])
             entries = self._map("entries", (total,), np.dtype(dtype))
         for table in (pairs, offsets, self._shapes):
-            _release(table)
+            release(table)
         mapping = entries if isinstance(entries, np.memmap) else None
         self.blocks: BlockSet = _MappedBlocks(np.asarray(pairs), np.asarray(offsets), np.asarray(entries), mapping)
 

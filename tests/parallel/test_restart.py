@@ -93,6 +93,33 @@ def states(
     return found, rows, found.factorizations
 
 
+def test_parts_of_a_window(world: World, shared_path: Path, listening: None) -> None:
+    pools = Pools.divide(world, world.size)
+    _, rows, blocks, shell_rows, groups = system(pools.pool)
+    options = SolveOptions(target=0.0, states=None, window=(-20.0, 20.0), groups=groups)
+
+    def run(make: Callable[..., RunJournal], restart: Restart) -> Spectrum:
+        kinds = ("states", "slice", f"part of {pools.parts(1)}")
+        journal = make(restart, pools, kinds, pools.units(1), rows, shell_rows)
+        assembler = PencilAssembler(pools.pool, rows, *blocks)
+        return spectrum(assembler, np.array([[0.21, -0.13, 0.0]]), options, pools=pools, journal=journal)
+
+    whole, _, _ = states(world, {"target": 0.0, "states": None, "window": (-20.0, 20.0)}, None, None)
+    restart = Restart(world, shared_path, JOB)
+    with pytest.raises(StopRequested):
+        run(Asked, restart)
+    stopping._requests.signal = ""
+    world.comm.barrier()
+    resumed = run(RunJournal, Restart(world, shared_path, JOB, resume=True))
+    assert resumed.factorizations == 0
+    assert resumed.verified.all()
+    expected = whole.energies[1][np.isfinite(whole.energies[1])]
+    assert len(expected) > 10
+    np.testing.assert_allclose(resumed.energies[0], expected, atol=1e-9)
+    assert resumed.first[0] == whole.first[1]
+    assert resumed.populations is not None
+
+
 @pytest.mark.parametrize("at", [0, 4])
 def test_slices_and_kpoints(
     world: World, shared_path: Path, listening: None, monkeypatch: pytest.MonkeyPatch, at: int
