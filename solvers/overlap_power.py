@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.polynomial.chebyshev import chebinterpolate
@@ -51,7 +52,11 @@ class OverlapPower:
     def apply(self, power: float, x: np.ndarray) -> np.ndarray:
         """S^power x for real x (local rows, m). Collective."""
         middle, half = (self._high + self._low) / 2, (self._high - self._low) / 2
-        coefficients = chebinterpolate(lambda t: (middle + half * t) ** power, self.degree)
+
+        def wanted(t: Any) -> Any:
+            return (middle + half * t) ** power
+
+        coefficients = chebinterpolate(wanted, self.degree)
         kind = self._pencil.dtype.type
         previous = x.astype(self._pencil.dtype)
         present = self._shifted(previous, middle, half)

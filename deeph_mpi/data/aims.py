@@ -167,8 +167,8 @@ def _places(path: Path, total: int, scratch: Path | None) -> _Places:
         columns = np.zeros(stored, np.int32) if scratch is None else mapped(scratch, (stored,), np.int32)
         images, bounds = np.zeros(3 * cells, np.int64), np.zeros(2 * cells * basis, np.int64)
         _fill((images, bounds, columns), file, path)
-    images, (first, last) = images.reshape(cells, 3), bounds.reshape(2, cells * basis)
-    filled = (first > 0) & np.repeat(np.abs(images).max(axis=1) < _NO_CELL, basis)
+    cell, (first, last) = images.reshape(cells, 3), bounds.reshape(2, cells * basis)
+    filled = (first > 0) & np.repeat(np.abs(cell).max(axis=1) < _NO_CELL, basis)
     where = np.flatnonzero(filled)
     where = where[np.argsort(first[where])]
     first, last = first[where] - 1, last[where] - 1
@@ -177,7 +177,7 @@ def _places(path: Path, total: int, scratch: Path | None) -> _Places:
     if size == 0 or not apart or last[-1] >= stored or stored - size > 1:
         raise DataError(f"'{path}' places {size} of {stored} elements")
     # an element in the list is ⟨row in cell R| |column in cell 0⟩
-    return _Places(first, last, -images[where // basis], where % basis, columns)
+    return _Places(first, last, -cell[where // basis], where % basis, columns)
 
 
 def _fill(arrays: tuple[np.ndarray, ...], file: IO[str], path: Path) -> None:

@@ -62,7 +62,7 @@ def pieces_of(lengths: np.ndarray) -> list[slice]:
     """Consecutive blocks of `lengths` (n,) entries, divided into pieces of some hundred thousand entries."""
     ends = np.cumsum(lengths)
     turns = int(ends[-1]) // _PIECE + 1 if len(ends) else 0
-    cuts = np.unique(np.searchsorted(ends, _PIECE * np.arange(1, turns), side="left") + 1) if turns > 1 else []
+    cuts = np.unique(np.searchsorted(ends, _PIECE * np.arange(1, max(turns, 1)), side="left") + 1)
     bounds = [0, *(int(cut) for cut in cuts if cut < len(lengths)), len(lengths)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds) if stop > start]
 

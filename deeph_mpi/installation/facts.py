@@ -6,6 +6,8 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+
 from deeph_mpi._version import __version__
 from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel.world import World
@@ -54,8 +56,8 @@ def _petsc() -> str:
     except ImportError as error:
         return f"not available: {error}"
     number = ".".join(map(str, PETSc.Sys.getVersion()))
-    scalars = "complex" if PETSc.ScalarType().dtype.kind == "c" else "real"
-    bits = PETSc.IntType().dtype.itemsize * 8
+    scalars = "complex" if np.dtype(PETSc.ScalarType).kind == "c" else "real"
+    bits = np.dtype(PETSc.IntType).itemsize * 8
     mumps = "with" if PETSc.Sys.hasExternalPackage("mumps") else "without"
     return f"{number}, {scalars} scalars, {bits}-bit indices, {mumps} MUMPS (petsc4py {package_version('petsc4py')})"
 
