@@ -13,11 +13,17 @@ from pathlib import Path
 
 from tests.mpi import environment, launcher
 
-JOB = """
+JOB = '''
 import os, sys, time
 from deeph_mpi.cli.session import execute
 from deeph_mpi.errors import DataError, StopRequested
 from deeph_mpi.parallel.stopping import finishing_units, stop_agreed
+
+def at_work(world):
+    """Tell the test, once all ranks have come here: it sends its signals from then on."""
+    pids = world.comm.gather(os.getpid(), root=0)
+    if world.is_root:
+        print("pids", *pids, flush=True)
 
 def job(world):
     what = sys.argv[1]
@@ -26,20 +32,18 @@ def job(world):
         from deeph_mpi.solvers import petsc
         vec = petsc.load()[0].Vec().createMPI(30, comm=world.comm)
         vec.set(1.0)
-    pids = world.comm.gather(os.getpid(), root=0)
-    if world.is_root:
-        print("pids", *pids, flush=True)
-    if what == "units":
+    if what in ("units", "stuck"):
         with finishing_units():
+            at_work(world)
+            if what == "stuck":
+                if world.rank == 1:
+                    time.sleep(100)
+                world.comm.barrier()
             for n in range(2000):
                 time.sleep(0.02)
                 if name := stop_agreed(world):
                     raise StopRequested(f"stopped by {name}, {n + 1} units are kept")
-    if what == "stuck":
-        with finishing_units():
-            if world.rank == 1:
-                time.sleep(100)
-            world.comm.barrier()
+    at_work(world)
     if world.rank == 1:
         if what == "killed in petsc":
             time.sleep(100)
@@ -48,7 +52,7 @@ def job(world):
     vec.sum()  # waits for rank 1, without letting Python run
 
 execute(job)
-"""
+'''
 
 
 @contextmanager
