@@ -137,7 +137,7 @@ def test_profiles_of_torch_for_every_rank_and_of_petsc(watched: Path) -> None:
         assert sum(name.startswith("aten::") for name in names) > 10
     log = (folder / "petsc.log").read_text()
     assert re.search(r"^ *\d+: +solve: ", log, re.MULTILINE), "PETSc's stages are ours"
-    assert "with 3 processors" in log
+    assert "with 3 process" in log  # "processors" or "process(es)", by version
     assert re.search(r"^MatMult ", log, re.MULTILINE)
     assert "USDT" not in (watched / "stdout").read_text()
 
