@@ -95,7 +95,7 @@ class ShiftedFactor:
             if project > 0:
                 raise SolverError("ill_project needs inertia, that is real PETSc scalars and MUMPS")
             return
-        below = self._overlap_below(project)
+        below = self.overlap_below(project)
         if below and project > 0:
             values, modes = overlap_modes(self, project, below)
             self.pencil.removed = modes
@@ -108,8 +108,8 @@ class ShiftedFactor:
         self.overlap_positive = not self.doubt
         self.shift = float("nan")
 
-    def _overlap_below(self, threshold: float) -> int:
-        """Factor S − threshold and count the eigenvalues of S below it, zero ones too."""
+    def overlap_below(self, threshold: float) -> int:
+        """Factor S − threshold and count the eigenvalues of S below it, zero ones too. Collective; needs inertia."""
         self.pencil.s.copy(self._work, self._same_pattern)
         if threshold != 0:
             self._work.shift(-threshold)
@@ -121,7 +121,7 @@ class ShiftedFactor:
         """What is wrong with S, and where."""
         where = ""
         try:
-            shown = min(self._overlap_below(_NULL), 20)
+            shown = min(self.overlap_below(_NULL), 20)
             values, modes = overlap_modes(self, _NULL, shown)
             atoms = ", ".join(map(str, atoms_of(self.pencil, modes)))
             where = f" (the {'smallest' if shown == below else 'nearest to 0'} {values[0]:.2e}, on atoms {atoms})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +14,59 @@ from deeph_mpi.solvers.shift_invert import found_vectors, shift_inverted
 if TYPE_CHECKING:
     from deeph_mpi.solvers.factor import ShiftedFactor
 
-__all__ = ["atoms_of", "overlap_modes"]
+__all__ = ["Smallest", "atoms_of", "overlap_modes", "smallest_overlap"]
 
 _ROUNDS = 8
 _TOLERANCE = 1e-10
 _RESIDUAL = 1e-8  # ‖S v − λ v‖ of an accepted vector
+_MARGIN = 1e-3  # of the smallest eigenvalue: nothing is below it by more
+_NEARLY = 1e-4  # eigenvalues below are looked for when some are not positive,
+_SHOWN = 20  # of them at most
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The lower end of the spectrum of S.
+
+    Attributes:
+        value: the smallest eigenvalue; of many that are not positive, one of those nearest to 0.
+        below: how many are not positive.
+        proved: whether inertia shows that none is lower than `value` by more than a thousandth of it.
+    """
+
+    value: float
+    below: int
+    proved: bool
+
+
+def smallest_overlap(factor: ShiftedFactor) -> Smallest:
+    """Find the smallest eigenvalue of S by inverse iteration, and count what is below it. Collective; three factorizations.
+
+    Raises:
+        SolverError: no inertia (complex PETSc, no MUMPS), no memory for the factor, or no convergence.
+    """
+    if not factor.counts_inertia:
+        raise SolverError("the smallest eigenvalue of S needs inertia, that is real PETSc scalars and MUMPS")
+    below = factor.overlap_below(0.0)
+    if below:
+        count = min(factor.overlap_below(_NEARLY), _SHOWN)
+        values, _ = overlap_modes(factor, _NEARLY, count)
+    else:
+        values, _ = _nearest(factor)
+    value = float(values[0])
+    lower = factor.overlap_below(value - _MARGIN * abs(value))
+    return Smallest(value, below, lower == 0 and not factor.doubt)
+
+
+def _nearest(factor: ShiftedFactor) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenpairs of S nearest to 0, where it has just been factored."""
+    pencil = factor.pencil
+    rows = int(pencil.s.getSize()[0])
+    solver = shift_inverted(pencil, (pencil.s,), factor.solve, 0.0, min(rows, 4), rows, _TOLERANCE)
+    found = _rayleigh_ritz(pencil, found_vectors(pencil, solver))
+    if not len(found[0]):
+        raise SolverError("the smallest eigenvalue of the overlap was not found")
+    return found
 
 
 def overlap_modes(factor: ShiftedFactor, threshold: float, count: int) -> tuple[np.ndarray, np.ndarray]:

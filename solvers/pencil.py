@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg
@@ -11,7 +11,14 @@ import scipy.linalg
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
 
-__all__ = ["Pencil"]
+__all__ = ["Gauge", "Pencil"]
+
+
+class Gauge(Protocol):
+    """Combinations of orbitals that make a complex Hermitian pencil real at the same dimension."""
+
+    def orbitals(self, x: np.ndarray) -> np.ndarray:
+        """Complex coefficients of the orbitals (those of this rank, m) from vectors (local_dimension, m). Collective."""
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Pencil:
         block: rows that share their columns, where the whole matrix is made of such blocks: only their graph is ordered.
         atoms: (local_dimension,) int64 atom of every row of the eigenvectors; None where rows have no atoms.
         removed: (local_dimension, m) orthonormal eigenvectors of S that are projected out of the eigenproblem; None: none.
+        gauge: what rows stand for, where they are combinations of orbitals, orthonormal as those; None: orbitals.
     """
 
     world: World
@@ -40,6 +48,7 @@ class Pencil:
     block: int = 1
     atoms: np.ndarray | None = None
     removed: np.ndarray | None = None
+    gauge: Gauge | None = None
 
     @property
     def multiplicity(self) -> int:
@@ -85,6 +94,13 @@ class Pencil:
         if self.real_part is None:
             return array.copy()
         return array[self.real_part] + 1j * array[self.imaginary_part]
+
+    def orbitals(self, x: np.ndarray) -> np.ndarray:
+        """Coefficients of the orbitals of this rank from vectors x (local_dimension, m). Collective.
+
+        Complex ones are such coefficients already: the vectors of a gauge are real.
+        """
+        return x if self.gauge is None or np.iscomplexobj(x) else self.gauge.orbitals(x)
 
     def multiply(self, matrix: Any, x: np.ndarray) -> np.ndarray:
         """Product of `h` or `s` with the columns of x (local_dimension, m). Collective."""

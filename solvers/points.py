@@ -127,11 +127,13 @@ class Points:
         return Keeper(self.journal, f"slice/{index}/", self.options.eigenvectors, self._reduced)
 
     def _reduced(self, pairs: Eigenpairs) -> Eigenpairs:
-        """Eigenpairs of the k-point that is open with their populations, and without vectors unless these are kept."""
+        """Eigenpairs of the k-point that is open with their populations, and vectors by orbitals where these are kept."""
         if self.options.groups is not None and self._open is not None and pairs.populations is None:
             found = mulliken_populations(self._open[1], pairs, self.options.groups, CLUSTER)
             pairs = replace(pairs, populations=found)
-        return pairs if self.options.eigenvectors else replace(pairs, vectors=np.empty((0, len(pairs))))
+        if not self.options.eigenvectors:
+            return replace(pairs, vectors=np.empty((0, len(pairs))))
+        return pairs if self._open is None else replace(pairs, vectors=self._open[1].orbitals(pairs.vectors))
 
     def report(self, index: int, states: States) -> str:
         """One line about the states of a k-point."""

@@ -20,7 +20,7 @@ def mulliken_populations(pencil: Pencil, pairs: Eigenpairs, groups: np.ndarray, 
     Args:
         pencil: whose eigenpairs they are; only S is used.
         pairs: with their vectors.
-        groups: (local_dimension,) group of every row of this rank, 0 … n − 1. A group lies on one rank.
+        groups: (orbitals of this rank,) group of each, 0 … n − 1. A group lies on one rank.
         cluster: eV; neighbouring states closer than this are degenerate.
 
     Returns:
@@ -30,7 +30,8 @@ def mulliken_populations(pencil: Pencil, pairs: Eigenpairs, groups: np.ndarray, 
     result = np.empty((count, len(pairs)))
     for n in range(len(pairs)):
         vector = pairs.vectors[:, n : n + 1]  # one at a time: S x of all would be a second set of vectors
-        product = (vector.conj() * pencil.multiply(pencil.s, vector)).real
+        image = pencil.orbitals(pencil.multiply(pencil.s, vector))
+        product = (pencil.orbitals(vector).conj() * image).real
         result[:, n] = np.bincount(groups, weights=product[:, 0], minlength=count)
     bounds = np.flatnonzero(np.diff(pairs.energies) > cluster) + 1
     for level in np.split(np.arange(len(pairs)), bounds):

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
 
-__all__ = ["CHUNK", "LatticeSum", "is_time_reversal_invariant", "real_form"]
+__all__ = ["CHUNK", "LatticeSum", "gather_blocks", "is_time_reversal_invariant", "real_form"]
 
 CHUNK = 2**14  # blocks gathered at a time
 
@@ -91,7 +91,7 @@ class LatticeSum:
         kind = kind.reshape(-1)
         for index, (height, width) in enumerate(kinds):
             chosen = order[kind[order] == index]
-            entries = _gather(blockset, chosen, int(height), int(width), spin_diagonal).astype(dtype, copy=False)
+            entries = gather_blocks(blockset, chosen, int(height), int(width), spin_diagonal).astype(dtype, copy=False)
             blocks, begin = np.unique(number[chosen], return_index=True)
             onsite = pairs[chosen[begin], 3] == pairs[chosen[begin], 4]
             indptr = np.append(begin, len(chosen)).astype(np.int64)
@@ -154,7 +154,9 @@ def _by_columns(shape: _Shape, entries: np.ndarray) -> np.ndarray:
     return entries.reshape(len(entries), shape.columns, shape.rows).transpose(0, 2, 1)
 
 
-def _gather(blockset: BlockSet, chosen: np.ndarray, height: int, width: int, spin_diagonal: bool) -> np.ndarray:
+def gather_blocks(
+    blockset: BlockSet, chosen: np.ndarray, height: int, width: int, spin_diagonal: bool = False
+) -> np.ndarray:
     """Blocks `chosen` by columns, as rows of an array (n, width * height)."""
     h, w = (height // 2, width // 2) if spin_diagonal else (height, width)
     by_columns = np.arange(h * w).reshape(h, w).T.ravel()

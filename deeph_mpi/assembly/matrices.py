@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from deeph_mpi.assembly.pattern import BlockPattern
+from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
 
-__all__ = ["AllScalars", "Layout", "UpperBlocks", "UpperScalars", "Values"]
+__all__ = ["AllScalars", "Layout", "UpperBlocks", "UpperScalars", "Values", "require_indexable"]
 
 Values = Iterable[tuple[np.ndarray, np.ndarray]]
 """Per shape of blocks: numbers of pattern blocks (m,), and their values (m, rows, columns)."""
@@ -134,6 +135,20 @@ class AllScalars(_Scalars):
         option = library.Mat.Option
         matrix.setOption(option.HERMITIAN if petsc.is_complex() else option.SYMMETRIC, True)
         return matrix
+
+
+def require_indexable(dimension: int, local: int, rank: int) -> None:
+    """Check that PETSc's integers hold the dimension of a matrix and its `local` elements on a rank.
+
+    Raises:
+        SolverError: they do not.
+    """
+    limit = petsc.index_limit()
+    if dimension > limit or local > limit:
+        raise SolverError(
+            f"a matrix of dimension {dimension} with {local} non-zeros on rank {rank} exceeds PETSc's "
+            f"{limit.bit_length() + 1}-bit integers: use more ranks, or a PETSc built with --with-64-bit-indices"
+        )
 
 
 def _new(world: World, local: int, whole: int, size: int, kind: str) -> Any:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
+from deeph_mpi.assembly.folded_pencil import FoldedPencil
 from deeph_mpi.assembly.hermiticity import require_hermitian
 from deeph_mpi.assembly.lattice_sum import LatticeSum, is_time_reversal_invariant, real_form
-from deeph_mpi.assembly.matrices import AllScalars, Layout, UpperBlocks, UpperScalars
+from deeph_mpi.assembly.matrices import AllScalars, Layout, UpperBlocks, UpperScalars, require_indexable
 from deeph_mpi.assembly.pattern import BlockPattern
+from deeph_mpi.assembly.real_gauge import RealGauge
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.errors import DataError, SolverError
+from deeph_mpi.errors import DataError
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.pencil import Pencil
 
-__all__ = ["PencilAssembler"]
+__all__ = ["BROKEN_H", "BROKEN_S", "PencilAssembler"]
+
+log = logging.getLogger(__name__)
+
+# Elements by which H (eV) and S may differ from their averages with their images under the operation of a real gauge: the
+# single precision of the network. States are those of the averages, which moves levels by their square, of close ones by as
+# much at most.
+BROKEN_H, BROKEN_S = 1e-5, 1e-6
 
 
 class PencilAssembler:
@@ -39,6 +50,7 @@ class PencilAssembler:
         *,
         spinful: bool = False,
         backend: str = "auto",
+        gauge: RealGauge | None = None,
     ) -> None:
         """Sort the blocks and number those of the common pattern, the union of H, S and the diagonal. Collective.
 
@@ -49,6 +61,8 @@ class PencilAssembler:
             s: the same of the overlap; its list of pairs may differ from that of `h`.
             spinful: H is made of (2n_i, 2n_j) complex spinor blocks, S of (n_i, n_j) blocks without spin.
             backend: package that will factor the matrices; it decides whether one triangle is enough.
+            gauge: makes the matrices of all k-points that will be asked for real, where H and S have the symmetry that the
+                structure has; None: there is none, or it is not wanted.
 
         Raises:
             DataError: blocks of foreign rows, unknown atoms, double blocks or wrong sizes.
@@ -60,12 +74,17 @@ class PencilAssembler:
         with world.together():
             self._atoms = rows.partition.atoms(world.rank)
             numbers = self._number(h, s)
-            self._h = self._sum(h, numbers[0], spin_diagonal=False)
-            self._s = self._sum(s, numbers[1], spin_diagonal=spinful)
+            wanted = numbers if gauge is None else [_onsite_only(x, n) for x, n in zip((h, s), numbers, strict=True)]
+            self._h = self._sum(h, wanted[0], spin_diagonal=False)
+            self._s = self._sum(s, wanted[1], spin_diagonal=spinful)
             self._check_onsite()
             self._row_atom, self._column_atom = self._blocks[:, 0], rows.order[self._blocks[:, 1]]
         require_hermitian(world, rows, h, rows.sizes, "Hamiltonian")
         require_hermitian(world, rows, s, rows.sizes // (2 if spinful else 1), "overlap")
+        self._folded = None if gauge is None else self._fold(gauge, h, s)
+        if gauge is not None and self._folded is None:
+            with world.together():
+                self._h, self._s = (self._sum(x, n, spin_diagonal=False) for x, n in zip((h, s), numbers, strict=True))
         elements = rows.sizes[self._atoms[self._row_atom]] * rows.sizes[self._column_atom]
         if self._triangle:
             elements = elements * np.where(self._atoms[self._row_atom] == self._column_atom, 1, 2)
@@ -75,7 +94,8 @@ class PencilAssembler:
         """The pencil at k (3,) fractional. Collective; the caller destroys it.
 
         At time-reversal invariant k (2k a reciprocal lattice vector) without spinors the matrices are real, of
-        dimension n. Elsewhere they take the doubled real form of dimension 2n, or are complex in complex builds of PETSc.
+        dimension n, and at every k in a real gauge. Elsewhere they take the doubled real form of dimension 2n, or are complex
+        in complex builds of PETSc.
 
         Args:
             k: fractional.
@@ -86,6 +106,8 @@ class PencilAssembler:
             SolverError: when dimension or non-zeros exceed PETSc's integers.
         """
         k = np.asarray(k, dtype=np.float64)
+        if self._folded is not None:
+            return self._folded.pencil(k, former)
         real = is_time_reversal_invariant(k) and not (self._h.is_complex or self._s.is_complex)
         factor = 1 if real or petsc.is_complex() else 2
         if self._made is None or self._made[0] != factor:
@@ -104,6 +126,26 @@ class PencilAssembler:
         """Free the blocks: no other pencil will be asked for. Local."""
         self._h.release()
         self._s.release()
+        if self._folded is not None:
+            self._folded.release()
+
+    def _fold(self, gauge: RealGauge, h: BlockSet, s: BlockSet) -> FoldedPencil | None:
+        """The pencil in a real gauge; None where that is of no use, or H and S do not have the symmetry. Collective."""
+        if not self._triangle or self._h.is_complex or self._s.is_complex:
+            return None
+        folded = FoldedPencil(self.world, self.rows, gauge, h, s)
+        name = gauge.reversal.name
+        if folded.broken_h > BROKEN_H or folded.broken_s > BROKEN_S:
+            log.info(
+                "H and S do not have the %s of the structure (by up to %.1e eV and %.1e): at general k their real form has "
+                "twice the dimension", name, folded.broken_h, folded.broken_s,
+            )  # fmt: skip
+            return None
+        log.info(
+            "real gauge: %s and time reversal make H and S real at all k-points asked for (averaged over %.1e eV and %.1e)",
+            name, folded.broken_h, folded.broken_s,
+        )  # fmt: skip
+        return folded
 
     def _empty(self, layout: Layout, factor: int) -> Pencil:
         local, whole = int(self.rows.sizes[self._atoms].sum()) * factor, self.rows.dimension * factor
@@ -183,12 +225,12 @@ class PencilAssembler:
         return LatticeSum(blocks, number, heights, widths, spin_diagonal=spin_diagonal)
 
     def _check_limits(self, factor: int) -> None:
-        limit = petsc.index_limit()
         sizes = self.rows.sizes * factor
         local = int((sizes[self._atoms[self._row_atom]] * sizes[self._column_atom]).sum())
-        if self.rows.dimension * factor > limit or local > limit:
-            raise SolverError(
-                f"a matrix of dimension {self.rows.dimension * factor} with {local} non-zeros on rank "
-                f"{self.world.rank} exceeds PETSc's {limit.bit_length() + 1}-bit integers: use more ranks, "
-                "or a PETSc built with --with-64-bit-indices"
-            )
+        require_indexable(self.rows.dimension * factor, local, self.world.rank)
+
+
+def _onsite_only(blocks: BlockSet, number: np.ndarray) -> np.ndarray:
+    """`number` (n,) of the blocks (R = 0, i, i), −1 of the others."""
+    onsite = (blocks.pairs[:, 3] == blocks.pairs[:, 4]) & ~blocks.pairs[:, :3].any(axis=1)
+    return np.where(onsite, number, -1)

@@ -20,6 +20,13 @@ class Stacking(str, Enum):  # noqa: UP042 (typer shows the values of a plain str
     AB = "AB"
 
 
+class Centre(str, Enum):  # noqa: UP042
+    """What both layers are turned about."""
+
+    origin = "origin"
+    hexagon = "hexagon"
+
+
 @app.callback()
 def build() -> None:
     """Build structures."""
@@ -37,6 +44,13 @@ def twist(
     vacuum: Annotated[float, typer.Option(help="above and below together, Å")] = 20.0,
     stacking: Annotated[Stacking, typer.Option(help="registry before the rotation")] = Stacking.AA,
     translate: Annotated[tuple[float, float], typer.Option(help="shift of the upper layer along x and y, Å")] = (0, 0),
+    centre: Annotated[
+        Centre,
+        typer.Option(
+            help="of the rotation: origin of the monolayer (an atom of graphene: D3), or the empty hexagon (graphene: D6, "
+            "whose k-points cost as little as Γ)"
+        ),
+    ] = Centre.origin,
     out: Annotated[Path | None, typer.Option(help="POSCAR (.vasp), .cif or .extxyz [twist_M_R.vasp]")] = None,
 ) -> None:
     """A commensurate twisted bilayer of graphene, or of any hexagonal, square, rectangular or rhombic monolayer."""
@@ -45,7 +59,14 @@ def twist(
 
     layer = graphene() if monolayer is None else read_structure(monolayer)
     made = twisted_bilayer(
-        layer, m, r, distance, vacuum, stacking="AB" if stacking is Stacking.AB else "AA", translation=translate
+        layer,
+        m,
+        r,
+        distance,
+        vacuum,
+        stacking="AB" if stacking is Stacking.AB else "AA",
+        translation=translate,
+        centre="hexagon" if centre is Centre.hexagon else "origin",
     )
     path = out or Path(f"twist_{m}_{r}.vasp")
     write_structure(path, made.structure)

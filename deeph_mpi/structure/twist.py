@@ -49,8 +49,12 @@ def twisted_bilayer(
     *,
     stacking: Literal["AA", "AB"] = "AA",
     translation: tuple[float, float] = (0.0, 0.0),
+    centre: Literal["origin", "hexagon"] = "origin",
 ) -> TwistedBilayer:
     """Stack two copies of a monolayer, the upper one turned about the origin of its lattice by a commensurate angle.
+
+    Of graphene the origin is an atom, and the bilayer has no axis along z but that threefold one (D3); turned about the
+    centre of a hexagon it has a sixfold one too, C2z with it (D6), and the same moiré pattern elsewhere in the cell.
 
     For a hexagonal lattice cos θ = (3m² + 3mr + r²/2)/(3m² + 3mr + r²), and the cell holds 2(3m² + 3mr + r²) unit
     cells, a third of that when 3 divides r: 4(3m² + 3mr + r²) atoms of graphene (Lopes dos Santos, Peres and Castro
@@ -65,15 +69,20 @@ def twisted_bilayer(
         stacking: before the rotation: AA (upper layer above the lower) or AB (shifted by (a₁ + a₂)/3 of the hexagonal
             lattice, vectors at 60°; by (a₁ + a₂)/2 of others).
         translation: further shift of the upper layer after the rotation, Å, in the final x and y.
+        centre: what both layers are turned about: the origin of the monolayer's cell, or the threefold axis of a hexagonal
+            lattice that has no atom on it.
 
     Raises:
-        StructureError: a monolayer that does not lie in the xy plane, distances that are not positive, or no such cell.
+        StructureError: a monolayer that does not lie in the xy plane, distances that are not positive, no such cell, or no
+            such axis.
     """
     _check(monolayer, distance, vacuum)
     plane = monolayer.cell[:2, :2]
     cell = coincidence(plane, m, r)
     vectors = cell.basis @ plane
     site = np.linalg.solve(vectors.T, monolayer.positions[:, :2].T).T
+    if centre == "hexagon":
+        site = site - _hexagon(site, cell.hexagonal)
     offset = 0.0 if stacking == "AA" else (1 / 3 if cell.hexagonal else 1 / 2)
 
     # in-plane cell vectors of exact lengths, first along x
@@ -101,6 +110,15 @@ def twisted_bilayer(
     structure = Structure(numbers[order], positions[order], full, np.ones(3, dtype=bool))
     check_structure(structure, "twisted bilayer")
     return TwistedBilayer(structure, order >= len(lower), math.degrees(cell.angle))
+
+
+def _hexagon(sites: np.ndarray, hexagonal: bool) -> np.ndarray:
+    """The threefold axis (2,) of a hexagonal lattice, vectors at 60°, on which none of the sites (n, 2) lies; fractional."""
+    for axis in np.array([[0.0, 0.0], [1 / 3, 1 / 3], [2 / 3, 2 / 3]]) if hexagonal else ():
+        apart = sites - axis
+        if (np.abs(apart - np.round(apart)).max(axis=1) > 1e-3).all():
+            return axis
+    raise StructureError('centre = "hexagon" needs a hexagonal lattice with a threefold axis that has no atom on it')
 
 
 def _fill(cell: np.ndarray, sites: np.ndarray) -> np.ndarray:

@@ -1,0 +1,106 @@
+"""Combinations of orbitals in which H(k) and S(k) of a crystal with inversion or a twofold axis are real at every k it keeps.
+
+Followed by time reversal K, such an operation g maps k to itself: Θ = g K is antiunitary, commutes with H(k), and Θ² = 1.
+Let f_i be the Bloch sum of an orbital of atom i whose coefficient is 1 on the copy of i in cell n_i, its home. With the sign s
+of the orbital under g, Θ f_i = s f_p for an atom with another partner p, when the home of p is the image of that of i.
+Then χ₊ = (f_i + Θ f_i)/√2 and χ₋ = i (f_i − Θ f_i)/√2 are left alone by Θ, and between functions that are, H is real. An
+atom that is its own partner, its home moved by d, has Θ f = s e^{−2πi k·d} f, and √s e^{−πi k·d} f is left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.domain.cell import wrap
+from deeph_mpi.domain.reversal import Reversal
+from deeph_mpi.structure.structure import Structure
+
+__all__ = ["RealGauge"]
+
+
+@dataclass(frozen=True)
+class RealGauge:
+    """Which atoms go together, where their homes are, and the signs of their orbitals.
+
+    Homes lie in one cell around the center of the operation, so that only bonds across its sides have phases.
+
+    Attributes:
+        reversal: the operation.
+        lead: (N,) int64, the one of each pair of partners whose rows stand for both; of a single atom itself.
+        home: (N, 3) int64, n.
+        moved: (N, 3) int64, d; 0 for atoms with another partner.
+        sizes: (N,) int64 orbitals.
+        signs: (orbitals,) float64, s = ±1 of every orbital, in atom order.
+        complex_along: (3,) bool, directions along which a phase of a k-point asked for may be other than ±1.
+    """
+
+    reversal: Reversal
+    lead: np.ndarray
+    home: np.ndarray
+    moved: np.ndarray
+    sizes: np.ndarray
+    signs: np.ndarray
+    complex_along: np.ndarray
+
+    @classmethod
+    def of(cls, reversal: Reversal, structure: Structure, orbitals: OrbitalMap, kpoints: np.ndarray) -> RealGauge:
+        """For k-points (nk, 3) that the operation keeps."""
+        atoms = np.arange(len(structure))
+        lower = np.minimum(atoms, reversal.partner)
+        # Either may lead: dealt out evenly, so that every rank has rows of about half of its atoms.
+        lead = np.where(lower % 2 == 0, lower, np.maximum(atoms, reversal.partner))
+        apart = (structure.positions - reversal.translation / 2) @ np.linalg.inv(wrap(structure).cell)
+        home = np.where(structure.pbc, -np.round(apart), 0).astype(np.int64)
+        image = home @ reversal.lattice + reversal.shift
+        follows = np.flatnonzero(lead != atoms)
+        home[follows] = image[lead[follows]]
+        moved = home @ reversal.lattice + reversal.shift - home[reversal.partner]
+        signs = {z: _signs(shells, reversal.signs) for z, shells in orbitals.shells.items()}
+        twice = 2 * np.asarray(kpoints)
+        complex_along = (np.abs(twice - np.round(twice)) > 1e-12).any(axis=0)
+        return cls(
+            reversal,
+            lead,
+            home,
+            moved,
+            orbitals.orbitals(structure.numbers),
+            np.concatenate([signs[int(z)] for z in structure.numbers]),
+            complex_along,
+        )
+
+    @property
+    def single(self) -> np.ndarray:
+        """(N,) bool, atoms that are their own partners."""
+        return self.reversal.partner == np.arange(len(self.lead))
+
+    @property
+    def leads(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.lead == np.arange(len(self.lead))
+
+    @property
+    def parts(self) -> np.ndarray:
+        """(N,) int64, real functions per orbital in the rows of an atom: 2 of a leading one, 1 of a single one, else 0."""
+        return np.where(self.single, 1, np.where(self.leads, 2, 0))
+
+    def signs_of(self, atoms: np.ndarray, size: int) -> np.ndarray:
+        """(m, size) signs of the orbitals of atoms that all have `size` of them."""
+        first = np.cumsum(self.sizes) - self.sizes
+        return self.signs[first[atoms, None] + np.arange(size)]
+
+
+def _signs(shells: tuple[int, ...], diagonal: np.ndarray) -> np.ndarray:
+    """What real spherical harmonics are multiplied with when x, y, z are with the signs in `diagonal`.
+
+    Y_lm is odd in y for m < 0 (sines), odd in z where l + m is, and (−1)^l under inversion.
+    """
+    result = []
+    for l in shells:  # noqa: E741
+        m = np.arange(-l, l + 1)
+        y, z = np.where(m < 0, -1, 1), 1 - 2 * ((l + m) % 2)
+        x = (1 - 2 * (l % 2)) * y * z
+        result.append(np.prod([np.where(diagonal[n] < 0, sign, 1) for n, sign in enumerate((x, y, z))], axis=0))
+    return np.concatenate(result).astype(np.float64)
