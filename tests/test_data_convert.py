@@ -16,6 +16,7 @@ from deeph_mpi.data.deeph import read_system, write_system
 from deeph_mpi.data.formats import FORMATS
 from deeph_mpi.data.legacy import read_legacy, write_legacy
 from deeph_mpi.data.legacy_stream import convert_legacy
+from deeph_mpi.data.supercell import write_mtx
 from deeph_mpi.errors import ConfigError, DataError
 from deeph_mpi.parallel.world import World
 from tests.mpi import ROOT, deeph_mpi
@@ -68,6 +69,56 @@ def test_processes_and_ranks_give_the_same(tmp_path: Path, calculations: Path) -
     assert len(lines) == 5
     assert lines[4].startswith("failed\t")
     assert "3 × 3 matrix" in lines[4]
+
+
+WITHOUT_ROOM = """
+import os, resource, sys
+from pathlib import Path
+from deeph_mpi.data.batch import Options, convert_all, plan
+from deeph_mpi.data.formats import find_format
+from deeph_mpi.parallel.world import World
+forms, folder, room = sys.argv[1].split(), Path(sys.argv[2]), int(sys.argv[3])
+for form in forms:
+    find_format(form).load()
+world = World.alone()
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+for form in forms:
+    if os.fork() == 0:  # HDF5 does not let go of a file that it could not close
+        try:
+            source = folder / {"legacy": "legacy", "mtx": "mtx"}.get(form, "deeph")
+            print(convert_all(world, plan(form, [source], folder / "out" / form, Options()))[0].state, flush=True)
+        finally:
+            os._exit(0)
+    os.wait()
+"""
+
+
+def test_nothing_is_left_of_what_failed_half_way(tmp_path: Path) -> None:
+    """Files may not grow beyond several times S, of spinors: H fails. Without a former result, then with one, which stays."""
+    pytest.importorskip("sisl")
+    system = random_system(6, spinful=True)
+    write_system(tmp_path / "deeph", system)
+    write_legacy(tmp_path / "legacy", system)
+    write_mtx(tmp_path / "mtx", system)
+    forms = ["legacy", "mtx", "to-npz", "to-mtx", "to-shards", "to-petsc", "to-sisl", "to-legacy"]
+
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def attempts(room: int) -> list[str]:
+        command = [sys.executable, "-c", WITHOUT_ROOM, " ".join(forms), str(tmp_path), str(room)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200).stdout.split()
+
+    sources, room = files(), 5 * system.overlap.entries.nbytes
+    assert attempts(room) == ["failed"] * len(forms)
+    assert files() == sources
+    assert attempts(10**9) == ["converted"] * len(forms)
+    for path in ("deeph/overlap.h5", "legacy/overlaps.h5", "mtx/overlap.mtx"):
+        (tmp_path / path).touch()  # as if it had changed
+    results = files()
+    assert attempts(room) == ["failed"] * len(forms)
+    assert files() == results
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_cutoff_drops_far_pairs(tmp_path: Path) -> None:

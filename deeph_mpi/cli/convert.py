@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,12 @@ def convert(
         list[str] | None,
         typer.Option(metavar="ELEMENT=L,L,…", help="shells of an element, repeatable [as the code's files say]"),
     ] = None,
+    kpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K1,K2,K3", help="to-petsc: H(k) and S(k) of this fractional k (1/3,1/3,0), repeatable [H(R)]"
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="print the formats")] = False,
 ) -> Job | None:
     """Convert Hamiltonians and overlaps of other codes to the DeepH layout, and back.
@@ -62,7 +69,16 @@ def convert(
         from deeph_mpi.data.batch import convert_all
 
         tasks = world.on_root(
-            _plan, format_name, paths, cutoff, None if dtype is None else dtype.value, compress, jobs, output, shells
+            _plan,
+            format_name,
+            paths,
+            cutoff,
+            None if dtype is None else dtype.value,
+            compress,
+            jobs,
+            output,
+            shells,
+            kpoint,
         )
         _report(world, convert_all(world, tasks, jobs), paths[-1])
 
@@ -78,6 +94,7 @@ def _plan(
     jobs: int,
     output: str | None,
     shells: list[str] | None,
+    kpoint: list[str] | None,
 ) -> list[Task]:
     from deeph_mpi.data.batch import Options, plan
     from deeph_mpi.data.formats import find_format
@@ -88,6 +105,7 @@ def _plan(
     if jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, not {jobs}")
     given: dict[str, Any] = {"output": output, "shells": _shells(shells) if shells else None}
+    given["kpoint"] = tuple(_kpoint(text) for text in kpoint) if kpoint else None
     chosen = {key: value for key, value in given.items() if value is not None}
     unknown = [f"--{key}" for key in chosen if key not in form.options]
     if form.writes:
@@ -138,6 +156,16 @@ def _print_formats() -> None:
         needs = f", needs {form.package}" if form.package else ""
         typer.echo(f"{name}\n    files   {form.files}\n    reader  {form.reader}{needs}\n    tested  {form.tested}")
         typer.echo(f"    memory  {form.memory}")
+
+
+def _kpoint(text: str) -> tuple[float, ...]:
+    try:
+        k = tuple(float(Fraction(word.strip())) for word in text.split(","))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        k = ()
+    if len(k) != 3:
+        raise ConfigError(f"--kpoint takes three numbers such as 0.1,0.2,0 or 1/3,1/3,0, not '{text}'")
+    return k
 
 
 def _shells(words: list[str]) -> Any:

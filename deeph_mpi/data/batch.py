@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from deeph_mpi._version import __version__
 from deeph_mpi.data.formats import Format, find_format
 from deeph_mpi.data.mapped import scratch_for
+from deeph_mpi.data.unfinished import begin, discard, settle, unfinished
 from deeph_mpi.errors import ConfigError, DataError, DeephError
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.world import World
+from deeph_mpi.results.wholefile import told
 
 if TYPE_CHECKING:
     from deeph_mpi.data.info import DeephInfo
@@ -40,7 +42,7 @@ class Options:
         cutoff: Å; None for all pairs.
         dtype: of the entries; None for the source's.
         compress: gzip the matrices.
-        reader: options of one format's reader.
+        reader: options of one format's reader or writer.
     """
 
     cutoff: float | None = None
@@ -141,11 +143,16 @@ def _together(world: World, tasks: list[Task]) -> list[Outcome]:
                 if world.on_root(_is_finished, task, stamp):
                     outcomes.append(Outcome(task, "finished before", "same files and options"))
                     continue
-                made = find_format(task.format).load()(world, task.source, task.target)
-                world.on_root(_keep_stamp, task, stamp)
+                place = world.on_root(begin, task.target)
+                made = find_format(task.format).load()(world, task.source, place, **dict(task.options.reader))
+                world.on_root(_keep_stamp, place, stamp)
+                world.on_root(settle, task.target)
                 outcomes.append(Outcome(task, "converted", _sizes(*made), time.monotonic() - start))
             except DeephError as error:
                 outcomes.append(Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code))
+            finally:
+                if world.is_root:
+                    discard(task.target)
             bar.advance(note=f"{sum(one.state == 'failed' for one in outcomes)} failed")
     return outcomes
 
@@ -166,7 +173,7 @@ def _inside(form: Format, source: Path) -> Iterator[Path]:
     """Calculations below a folder, sorted by path; none is looked for inside another."""
     for folder, names, _ in os.walk(source):
         path = Path(folder)
-        names.sort()
+        names[:] = sorted(name for name in names if not name.startswith("."))  # not what was left unfinished
         if path != source and form.matches(path):
             names.clear()
             yield path
@@ -178,13 +185,15 @@ def _convert(task: Task) -> Outcome:
         stamp = _stamp(task)
         if _is_finished(task, stamp):
             return Outcome(task, "finished before", "same files and options")
-        detail = _write(task)
-        if task.target.is_dir():
-            _keep_stamp(task, stamp)
+        with unfinished(task.target) as place:
+            detail = _write(task, place)
+            if place.is_dir():
+                _keep_stamp(place, stamp)
     except DeephError as error:
         return Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code)
     except (OSError, MemoryError) as error:
-        return Outcome(task, "failed", f"{type(error).__name__}: {error}", time.monotonic() - start, 1)
+        place = "" if getattr(error, "filename", None) else f" (from '{task.source}' to '{task.target}')"
+        return Outcome(task, "failed", f"{type(error).__name__}: {error}{place}", time.monotonic() - start, 1)
     except Exception as error:  # a parser met what it did not foresee
         text = (
             f"cannot read '{task.source}': damaged, or not what this format expects ({type(error).__name__}: {error})"
@@ -193,13 +202,12 @@ def _convert(task: Task) -> Outcome:
     return Outcome(task, "converted", detail, time.monotonic() - start)
 
 
-def _keep_stamp(task: Task, stamp: dict[str, Any]) -> None:
-    temporary = task.target / f"{STAMP}.tmp"
-    temporary.write_text(json.dumps(stamp, indent=1) + "\n")
-    temporary.replace(task.target / STAMP)
+def _keep_stamp(directory: Path, stamp: dict[str, Any]) -> None:
+    (directory / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
 
 
-def _write(task: Task) -> str:
+def _write(task: Task, place: Path) -> str:
+    """Convert into the file or folder `place`; the sizes of what it is."""
     from deeph_mpi.data.deeph import read_system, write_system
 
     form, options = find_format(task.format), task.options
@@ -207,16 +215,17 @@ def _write(task: Task) -> str:
     if form.writes:
         write = form.load()
         system = read_system(task.source, scratch=scratch)
-        write(task.target, system)
+        with told(task.target):
+            write(place, system)
     elif form.streams:
         structure, info, pairs = form.load()(
-            task.source, task.target, cutoff=options.cutoff, dtype=options.dtype, compress=options.compress
+            task.source, place, cutoff=options.cutoff, dtype=options.dtype, compress=options.compress
         )
         return _sizes(structure, info, pairs)
     else:
         given = dict(options.reader) | ({"scratch": scratch} if form.scratch else {})
         system = form.load()(task.source, cutoff=options.cutoff, **given)
-        write_system(task.target, system, options.dtype, compress=options.compress)
+        write_system(place, system, options.dtype, compress=options.compress)
     return _sizes(system.structure, system.info, len(system.overlap))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +16,9 @@ import numpy as np
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.errors import DataError
 from deeph_mpi.reading import reading
+from deeph_mpi.results.wholefile import new_file
 
-__all__ = ["CHUNK", "BlockFile", "check_spin", "create_tables"]
+__all__ = ["CHUNK", "BlockFile", "check_spin", "new_tables"]
 
 CHUNK = 2**20  # rows that are compressed as one, and so are read as one
 _DATASETS = ("atom_pairs", "chunk_boundaries", "chunk_shapes", "entries")
@@ -151,21 +154,26 @@ def check_spin(dtype: np.dtype, spinful: bool, path: Path) -> None:
         raise DataError(f"'{path}': entries are {dtype}, but should be {wanted}")
 
 
-def create_tables(
-    file: h5py.File, pairs: np.ndarray, sizes: np.ndarray, dtype: np.dtype, compress: bool
-) -> h5py.Dataset:
-    """Write the tables of blocks `pairs` (n, 5), given rows per atom `sizes` (N,).
+@contextmanager
+def new_tables(
+    path: Path, pairs: np.ndarray, sizes: np.ndarray, dtype: np.dtype, compress: bool
+) -> Iterator[h5py.Dataset]:
+    """Write a file with the tables of blocks `pairs` (n, 5), given rows per atom `sizes` (N,); its space is reserved.
 
-    Returns:
-        The entries, to be filled in, piece by piece in the order of the pairs. When they are compressed, `file` should be
-        open with a cache of several `CHUNK` entries (`rdcc_nbytes`), or every piece is compressed again with its neighbour.
+    Yields:
+        The entries, to be filled in, piece by piece in the order of the pairs.
+
+    Raises:
+        DeephError: there is no space.
     """
     shapes = sizes[pairs[:, 3:]]
     boundaries = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))]).astype(np.int64)
-    for name, values in zip(_DATASETS, (pairs, boundaries, shapes), strict=False):
-        file.create_dataset(name, data=np.ascontiguousarray(values, np.int64), **_storage(values.shape, compress))
-    shape = (int(boundaries[-1]),)
-    return file.create_dataset("entries", shape=shape, dtype=dtype, **_storage(shape, compress))
+    total = int(boundaries[-1])
+    # a cache of several chunks, or every piece would be compressed again with its neighbour
+    with new_file(path, 8 * (8 * len(pairs) + 1) + total * dtype.itemsize, 4 * CHUNK * dtype.itemsize) as file:
+        for name, values in zip(_DATASETS, (pairs, boundaries, shapes), strict=False):
+            file.create_dataset(name, data=np.ascontiguousarray(values, np.int64), **_storage(values.shape, compress))
+        yield file.create_dataset("entries", shape=(total,), dtype=dtype, **_storage((total,), compress))
 
 
 def _storage(shape: tuple[int, ...], compress: bool) -> dict[str, Any]:

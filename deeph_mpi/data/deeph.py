@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.data.blockfile import CHUNK, BlockFile, check_spin, create_tables
+from deeph_mpi.data.blockfile import BlockFile, check_spin, new_tables
 from deeph_mpi.data.geometry import bond_lengths, read_geometry, users_structure, write_geometry
 from deeph_mpi.data.hermitian import name_pair, symmetrize
 from deeph_mpi.data.info import DeephInfo
 from deeph_mpi.data.mapped import empty_blocks, pieces_of
 from deeph_mpi.data.ragged import block_order, gather_entries, sort_blocks, spread
+from deeph_mpi.data.unfinished import unfinished
 from deeph_mpi.errors import DataError
 from deeph_mpi.structure.structure import Structure
 
@@ -100,13 +100,13 @@ def write_system(
     *,
     compress: bool = False,
 ) -> None:
-    """Write a directory in the DeepH layout; every file appears under its name only when complete. Not collective.
+    """Write a directory in the DeepH layout; it appears under its name only when complete. Not collective.
 
     Atoms are grouped by element as the layout wants; where that moves atoms, info.json keeps the order (`atom_order`)
     and `in_users_order` restores it.
 
     Args:
-        directory: made when absent.
+        directory: made when absent; other files in it stay.
         system: H and S index the atoms of its structure. A few MB at a time are in memory beside them.
         dtype: of the entries, float32 or float64 (complex128 for a spinful H in either case); as they are by default.
         compress: gzip with byte shuffle, blocks ordered by bond length: like magnitudes lie together, and the files are
@@ -115,7 +115,11 @@ def write_system(
     Raises:
         DataError: an element without orbitals, or blocks whose size contradicts the orbital map.
     """
-    directory = Path(directory)
+    with unfinished(Path(directory)) as place:
+        _write(place, system, dtype, compress)
+
+
+def _write(directory: Path, system: DeephSystem, dtype: np.dtype | type | str | None, compress: bool) -> None:
     orbitals = system.info.orbital_map.orbitals(system.structure.numbers)
     order = write_geometry(directory, system.structure, system.info.orbital_map, system.info)
     file_index = np.argsort(order)
@@ -133,16 +137,13 @@ def write_system(
             # partners, equal up to rounding, stay neighbours
             sequence = sequence[np.argsort(np.round(lengths[sequence], 9), kind="stable")]
         kind = blocks.entries.dtype if dtype is None or blocks.entries.dtype.kind == "c" else np.dtype(dtype)
-        temporary = directory / f"{name}.h5.tmp"
-        with h5py.File(temporary, "w", rdcc_nbytes=4 * CHUNK * kind.itemsize) as file:
-            entries = create_tables(file, pairs[sequence], sizes[order], kind, compress)
+        with new_tables(directory / f"{name}.h5", pairs[sequence], sizes[order], kind, compress) as entries:
             start = 0
             for part in pieces_of(np.diff(blocks.offsets)[sequence]):
                 values = gather_entries(blocks, sequence[part])
                 entries[start : start + len(values)] = values.astype(kind, copy=False)
                 start += len(values)
                 blocks.release()
-        temporary.replace(directory / f"{name}.h5")
 
 
 def in_users_order(system: DeephSystem) -> DeephSystem:

@@ -24,10 +24,13 @@ from deeph_mpi.data.deeph import DeephInfo, DeephSystem, in_users_order
 from deeph_mpi.data.hermitian import image_reach, symmetrize
 from deeph_mpi.data.ragged import find, pair_keys, sort_blocks
 from deeph_mpi.errors import DataError
+from deeph_mpi.results.wholefile import new_file
 from deeph_mpi.structure.read import check_structure
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["changes_of", "parse_pair", "read_legacy", "read_legacy_geometry", "with_spins", "write_legacy"]
+
+_BLOCK = 1 << 10  # bytes that HDF5 takes for a dataset beside its data, at most
 
 
 def read_legacy(
@@ -70,7 +73,7 @@ def read_legacy(
 
 
 def write_legacy(directory: str | os.PathLike[str], system: DeephSystem) -> None:
-    """Write a directory in the legacy layout, atoms in the user's order; files renamed when complete. Not collective.
+    """Write a directory in the legacy layout, atoms in the user's order. It should be `unfinished`. Not collective.
 
     Raises:
         DataError: an l whose order in the legacy layout is not known (g shells).
@@ -99,15 +102,13 @@ def write_legacy(directory: str | os.PathLike[str], system: DeephSystem) -> None
         if blocks is None:
             continue
         spins = spins if info.spinful else 1
-        temporary = directory / f"{name}s.h5.tmp"
-        with h5py.File(temporary, "w") as file:
+        with new_file(directory / f"{name}s.h5", blocks.entries.nbytes + _BLOCK * len(blocks)) as file:
             for index, (*image, i, j) in enumerate(blocks.pairs.tolist()):
                 ours = blocks.block(index, orbitals * spins)
                 (rows, row_signs), (columns, column_signs) = (with_spins(changes[atom], spins) for atom in (i, j))
                 theirs = np.empty_like(ours)
                 theirs[np.ix_(rows, columns)] = row_signs[:, None] * ours * column_signs
                 file[str([*image, i + 1, j + 1])] = theirs
-        temporary.replace(directory / f"{name}s.h5")
 
 
 def read_legacy_geometry(directory: Path) -> tuple[Structure, DeephInfo]:
@@ -243,6 +244,4 @@ def _rows(matrix: np.ndarray) -> list[str]:
 
 
 def _write_text(path: Path, lines: Iterable[str]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    temporary.replace(path)
+    path.write_text("\n".join(lines) + "\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.data.blockfile import CHUNK, create_tables
+from deeph_mpi.data.blockfile import new_tables
 from deeph_mpi.data.deeph import DeephInfo
 from deeph_mpi.data.geometry import write_geometry
 from deeph_mpi.data.hermitian import check_sorted, image_reach, missing_partner, name_pair, tolerance
@@ -26,6 +27,8 @@ def convert_legacy(
     source: Path, target: Path, *, cutoff: float | None = None, dtype: str | None = None, compress: bool = False
 ) -> tuple[Structure, DeephInfo, int]:
     """Convert a directory; the files are those of `read_legacy` and `write_system`, to the bit. Not collective.
+
+    `target` should be `unfinished`.
 
     Memory: 16 numbers a block, and some tens of MB, whatever the size of the matrices. Every block is read twice, for itself
     and for its Hermitian partner.
@@ -60,22 +63,25 @@ def convert_legacy(
     changes = changes_of(structure.numbers, info.orbital_map)
     for name, path in files.items():
         spins = 2 if name == "hamiltonian" and info.spinful else 1
-        temporary = target / f"{name}.h5.tmp"
-        with h5py.File(path, "r", locking=False) as legacy, h5py.File(temporary, "w", rdcc_nbytes=64 * CHUNK) as file:
+        with h5py.File(path, "r", locking=False) as legacy:
             kind = np.dtype(np.complex128 if spins == 2 else dtype or legacy[next(iter(legacy))].dtype)
-            entries = create_tables(file, written, (orbitals * spins)[order], kind, compress)
             reader = _Reader(legacy, path, [with_spins(change, spins) for change in changes])
-            start, waiting, size = 0, [], 0
-            for pair in pairs:
-                waiting.append(reader.hermitian(pair).astype(kind).ravel())
-                size += waiting[-1].size
-                if size >= _ENTRIES:
-                    entries[start : start + size] = np.concatenate(waiting)
-                    start, waiting, size = start + size, [], 0
-            if waiting:
-                entries[start:] = np.concatenate(waiting)
-        temporary.replace(target / f"{name}.h5")
+            with new_tables(target / f"{name}.h5", written, (orbitals * spins)[order], kind, compress) as entries:
+                _fill(entries, (reader.hermitian(pair).astype(kind).ravel() for pair in pairs))
     return structure, info, len(pairs)
+
+
+def _fill(entries: h5py.Dataset, blocks: Iterator[np.ndarray]) -> None:
+    """Write blocks one after the other, some tens of MB at a time."""
+    start, waiting, size = 0, [], 0
+    for block in blocks:
+        waiting.append(block)
+        size += block.size
+        if size >= _ENTRIES:
+            entries[start : start + size] = np.concatenate(waiting)
+            start, waiting, size = start + size, [], 0
+    if waiting:
+        entries[start:] = np.concatenate(waiting)
 
 
 class _Reader:

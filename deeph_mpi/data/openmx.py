@@ -23,6 +23,7 @@ from deeph_mpi.data.hermitian import image_reach
 from deeph_mpi.data.mapped import release
 from deeph_mpi.data.ragged import by_shape, find, pair_keys, reversed_pairs, spread
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["read_openmx"]
@@ -71,11 +72,10 @@ def read_openmx(
         DataError: no such file, truncated, of another layout, or with a basis that is not understood.
     """
     path = _find(Path(path))
-    try:
+    with reading(path, "truncated, or not an .scfout of OpenMX 3.7-3.9"):
         header = _header(path)
         lines = _input_lines(path, header.tail)
-    except (ValueError, IndexError) as error:
-        raise DataError(f"cannot read '{path}': truncated, or not an .scfout of OpenMX 3.7-3.9 ({error})") from None
+        fermi, electrons = _end(path, header.tail)
     orbital_map, numbers = _species(lines, header.orbitals, path)
     values = np.memmap(path, np.float64, "r", header.start, (_matrices(header.spin), header.count))
     offsets = np.concatenate([[0], np.cumsum(header.orbitals[header.pairs[:, 3:]].prod(axis=1))]).astype(np.int64)
@@ -85,7 +85,6 @@ def read_openmx(
 
     overlap = plain(-1, 1.0)
     hamiltonian = plain(0, HARTREE) if header.spin == 0 else _spinors(header, values, offsets)
-    fermi, electrons = _end(path, header.tail)
     info = DeephInfo(orbital_map, header.spin != 0, fermi_energy_eV=fermi, occupation=electrons)
     structure = Structure(numbers, header.positions, header.cell, np.ones(3, dtype=bool))
     return system_of_blocks(
@@ -118,16 +117,19 @@ def _matrices(spin: int) -> int:
 
 
 def _header(path: Path) -> _File:
+    size = path.stat().st_size
     with path.open("rb") as file:
 
+        def numbers(count: int, kind: type) -> np.ndarray:
+            if not 0 <= count * np.dtype(kind).itemsize <= size - file.tell():
+                raise ValueError(f"{count} numbers where {size - file.tell()} bytes are left")
+            return np.fromfile(file, kind, count)
+
         def integers(count: int) -> np.ndarray:
-            values = np.fromfile(file, np.int32, count)
-            if len(values) != count:
-                raise ValueError("the file ends in its header")
-            return values.astype(np.int64)
+            return numbers(count, np.int32).astype(np.int64)
 
         def reals(*shape: int) -> np.ndarray:
-            return np.fromfile(file, np.float64, int(np.prod(shape))).reshape(shape)
+            return numbers(int(np.prod(shape)), np.float64).reshape(shape)
 
         atoms, packed, _, _, _, translations = integers(6).tolist()
         spin, version = packed % 4, packed // 4
@@ -144,7 +146,6 @@ def _header(path: Path) -> _File:
         reals(3, 4)
         positions = reals(atoms, 4)[:, 1:] * BOHR
         start = file.tell()
-        size = os.fstat(file.fileno()).st_size
     if partner.min() < 0 or partner.max() >= atoms or image.min() < 0 or image.max() > translations:
         raise ValueError("neighbours outside the atoms")
     atom = np.repeat(np.arange(atoms), neighbours)

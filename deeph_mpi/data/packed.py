@@ -17,8 +17,10 @@ import numpy as np
 
 from deeph_mpi.data.blockfile import BlockFile
 from deeph_mpi.data.deeph import DeephSystem, system_from_files
+from deeph_mpi.data.unfinished import unfinished
 from deeph_mpi.errors import DataError, DeephError
 from deeph_mpi.reading import reading
+from deeph_mpi.results.wholefile import new_file
 
 __all__ = ["pack", "packed_names", "packed_structure", "read_packed", "unpack"]
 
@@ -32,15 +34,10 @@ def pack(directories: list[Path], target: Path) -> None:
     Raises:
         DataError: a folder whose matrices cannot be read.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".part")
-    try:
-        with h5py.File(temporary, "w") as file:
-            for directory in directories:
-                _pack_one(directory, file.create_group(directory.name))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    room = sum(path.stat().st_size for directory in directories for path in directory.rglob("*") if path.is_file())
+    with unfinished(target) as place, new_file(place, room) as file:
+        for directory in directories:
+            _pack_one(directory, file.create_group(directory.name))
 
 
 def packed_names(path: Path) -> list[str]:
@@ -59,15 +56,15 @@ def unpack(path: Path, directory: Path) -> list[Path]:
     with reading(path), _open(path) as file:
         for name, group in file.items():
             folder = directory / _plain(name, path)
-            _write_files(group, folder)
-            for matrix in _MATRICES:
-                if matrix not in group:
-                    continue
-                temporary = folder / f"{matrix}.h5.tmp"
-                with h5py.File(temporary, "w") as target:
-                    for table in _TABLES:
-                        group.copy(f"{matrix}/{table}", target, name=table)
-                temporary.replace(folder / f"{matrix}.h5")
+            with unfinished(folder) as place:
+                _write_files(group, place)
+                for matrix in _MATRICES:
+                    if matrix not in group:
+                        continue
+                    room = sum(group[f"{matrix}/{table}"].id.get_storage_size() for table in _TABLES)
+                    with new_file(place / f"{matrix}.h5", room) as target:
+                        for table in _TABLES:
+                            group.copy(f"{matrix}/{table}", target, name=table)
             made.append(folder)
     return made
 

@@ -17,8 +17,10 @@ import numpy as np
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.data.deeph import DeephInfo, DeephSystem
 from deeph_mpi.data.elements import system_of
+from deeph_mpi.data.siesta_records import Records, check_hsx, check_tshs
 from deeph_mpi.data.sisl_bridge import shells_of, split_sisl
 from deeph_mpi.errors import DataError
+from deeph_mpi.reading import reading
 
 __all__ = ["read_siesta"]
 
@@ -50,22 +52,24 @@ def read_siesta(
     import sisl
 
     path = _find(Path(path))
-    with _readable(path) as readable:
+    records = Records.of(path)
+    (check_tshs if path.suffix == ".TSHS" else check_hsx)(records)
+    with _readable(records) as readable:
         try:
             matrix = sisl.get_sile(readable).read_hamiltonian()
             fermi = float(sisl.get_sile(readable).read_fermi_level())
         except Exception as error:  # sisl's readers raise anything, from KeyError to SileError
             raise DataError(f"sisl cannot read '{path}': {type(error).__name__}: {error}") from error
-    parts = split_sisl(matrix, scratch, fermi)
+    parts = split_sisl(matrix, scratch, fermi, f"'{path}'")
     atoms = matrix.geometry.atoms
     del matrix
-    if path.suffix == ".TSHS" or shells_of(atoms) is None:  # names neither elements nor orbitals
-        atoms = _basis_beside(sisl, path)
+    if path.suffix == ".TSHS" or shells_of(atoms, f"'{path}'") is None:  # names neither elements nor orbitals
+        atoms = _basis_beside(sisl, path, len(parts.structure))
         parts.structure = replace(parts.structure, numbers=np.array(atoms.Z, dtype=np.int64))
-    orbital_map = shells or shells_of(atoms)
+    orbital_map = shells or shells_of(atoms, f"'{path}'")
     if orbital_map is None:
         raise DataError(f"'{path}' does not name its orbitals: give --shells ELEMENT=L,L,…")
-    info = DeephInfo(orbital_map, parts.spinful, fermi_energy_eV=fermi, occupation=_electrons(path))
+    info = DeephInfo(orbital_map, parts.spinful, fermi_energy_eV=fermi, occupation=_electrons(records))
     return system_of(
         parts.structure,
         info,
@@ -93,14 +97,14 @@ def _find(path: Path) -> Path:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[Path]:
-    """`path`, or a copy in which a logical of the second record is 0 or 1.
+def _readable(records: Records) -> Iterator[Path]:
+    """The file, or a copy in which a logical of the second record is 0 or 1.
 
     That record is `is_dp` (HSX from version 1) or `gamma` (version 0). Intel's compiler writes .true. as −1; sisl's
     reader, compiled by another, takes that for neither value (`KeyError: -1`).
     """
-    value = _second_record(path) if path.suffix == ".HSX" else b""
-    if len(value) != 4 or value in (struct.pack("<i", 0), struct.pack("<i", 1)):
+    path = records.path
+    if path.suffix == ".TSHS" or records.read(1)[0] in (0, 1):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -110,40 +114,25 @@ def _readable(path: Path) -> Iterator[Path]:
         copy = Path(folder) / path.name
         shutil.copyfile(path, copy)
         with copy.open("r+b") as file:
-            first = struct.unpack("<i", file.read(4))[0]
-            file.seek(first + 12)
+            file.seek(int(records.starts[1]))
             file.write(struct.pack("<i", 1))
         yield copy
 
 
-def _second_record(path: Path) -> bytes:
-    """The second Fortran record when it has 4 bytes; else nothing."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        if len(start) < 4:
-            return b""
-        file.seek(struct.unpack("<i", start)[0] + 8)
-        length = file.read(4)
-        return file.read(4) if length == struct.pack("<i", 4) else b""
-
-
-def _basis_beside(sisl: Any, path: Path) -> Any:
+def _basis_beside(sisl: Any, path: Path, count: int) -> Any:
     """sisl's atoms, with elements and orbitals, from the run's `.ORB_INDX`."""
     beside = sorted(path.parent.glob("*.ORB_INDX"))
     if len(beside) != 1:
         raise DataError(f"'{path}' does not name its orbitals: put the run's .ORB_INDX beside it (found {len(beside)})")
-    return sisl.get_sile(beside[0]).read_basis()
+    with reading(beside[0], "not of the same run, or damaged"):
+        atoms = sisl.get_sile(beside[0]).read_basis()
+        if len(atoms) != count or shells_of(atoms) is None:
+            raise ValueError(f"{len(atoms)} atoms for {count}")
+    return atoms
 
 
-def _electrons(path: Path) -> float | None:
+def _electrons(records: Records) -> float | None:
     """Electrons of the cell, which HSX from version 1 holds: its fourth record is cell (9), E_F, charge, temperature."""
-    if path.suffix != ".HSX":
+    if records.path.suffix == ".TSHS" or records.lengths[0] != 4:
         return None
-    with path.open("rb") as file:
-        for number in range(4):
-            size = struct.unpack("<i", file.read(4))[0]
-            record = file.read(size) if size <= 96 else b""
-            if number == 0 and size != 4:
-                return None  # version 0
-            file.seek(4, os.SEEK_CUR)
-    return float(np.frombuffer(record)[10]) if len(record) == 96 else None
+    return float(records.read(3, np.float64)[10])

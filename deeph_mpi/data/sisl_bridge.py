@@ -1,4 +1,4 @@
-"""sisl's Hamiltonians: from what its readers return, and back for its tools and files. sisl is imported on use."""
+"""sisl's Hamiltonians: from what its readers return, and back for its tools. sisl is imported on use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deeph_mpi.structure.structure import Structure
 if TYPE_CHECKING:
     from deeph_mpi.basis.blocks import BlockSet
 
-__all__ = ["SislParts", "shells_of", "split_sisl", "to_sisl", "write_sisl"]
+__all__ = ["SislParts", "shells_of", "split_sisl", "to_sisl"]
 
 _UP_UP, _DOWN_DOWN, _UP_DOWN, _DOWN_UP = (0, 0), (1, 1), (0, 1), (1, 0)
 
@@ -43,23 +43,26 @@ class SislParts:
     hamiltonian: Spool
 
 
-def split_sisl(hamiltonian: Any, scratch: Path | None = None, shift: float = 0.0) -> SislParts:
+def split_sisl(
+    hamiltonian: Any, scratch: Path | None = None, shift: float = 0.0, name: str = "sisl's Hamiltonian"
+) -> SislParts:
     """Take a non-orthogonal `sisl.Hamiltonian` apart. Spin-polarized ones become spinors without ↑↓ parts.
 
     Args:
         hamiltonian: of sisl.
         scratch: folder for unnamed files that hold the elements; memory by default.
         shift: H + shift · S is returned, eV.
+        name: of where it comes from, for messages.
 
     Raises:
         DataError: an orthogonal basis, ghost atoms, or a spin that sisl knows and we do not (Nambu).
     """
     geometry, spin = hamiltonian.geometry, hamiltonian.spin
     if hamiltonian.orthogonal:
-        raise DataError("sisl's Hamiltonian has an orthogonal basis: there is no overlap to convert")
+        raise DataError(f"{name} has an orthogonal basis: there is no overlap to convert")
     numbers = np.array(geometry.atoms.Z, dtype=np.int64)
     if ((numbers < 1) | (numbers >= len(chemical_symbols))).any():
-        raise DataError("ghost atoms and unknown species cannot be converted")
+        raise DataError(f"{name}: ghost atoms and unknown species cannot be converted")
     structure = Structure(
         numbers,
         np.array(geometry.xyz, dtype=np.float64),
@@ -79,14 +82,14 @@ def split_sisl(hamiltonian: Any, scratch: Path | None = None, shift: float = 0.0
         data = csr._D[part]
         s_values = np.real(data[:, hamiltonian.S_idx]).astype(np.float64)
         overlap.add(Elements(offsets[image], rows, columns, s_values))
-        for spins, values in _spin_parts(data, spin).items():
+        for spins, values in _spin_parts(data, spin, name).items():
             shifted = values + (shift * s_values if spins[0] == spins[1] else 0.0)
             table = np.broadcast_to(np.array(spins), (len(rows), 2)) if spinful else None
             matrix.add(Elements(offsets[image], rows, columns, shifted, table))
     return SislParts(structure, spinful, overlap, matrix)
 
 
-def _spin_parts(data: np.ndarray, spin: Any) -> dict[tuple[int, int], np.ndarray]:
+def _spin_parts(data: np.ndarray, spin: Any, name: str) -> dict[tuple[int, int], np.ndarray]:
     """(spin of row, of column) → values, from sisl's columns."""
     complex_kind = np.dtype(data.dtype).kind == "c"
     if spin.is_unpolarized:
@@ -102,11 +105,15 @@ def _spin_parts(data: np.ndarray, spin: Any) -> dict[tuple[int, int], np.ndarray
             spins: data[:, number] if complex_kind else data[:, real] + 1j * data[:, imaginary]
             for number, (spins, (real, imaginary)) in enumerate(columns_of.items())
         }
-    raise DataError(f"sisl's spin '{spin}' cannot be converted")
+    raise DataError(f"{name}: sisl's spin '{spin}' cannot be converted")
 
 
-def shells_of(atoms: Any) -> OrbitalMap | None:
+def shells_of(atoms: Any, name: str = "sisl's atoms") -> OrbitalMap | None:
     """Shells of every element from sisl's `Atoms`, in their order; None when they carry no quantum numbers.
+
+    Args:
+        atoms: of sisl.
+        name: of where they come from, for messages.
 
     Raises:
         DataError: shells that are not runs of m = −l…l, or that differ between atoms of an element.
@@ -123,9 +130,11 @@ def shells_of(atoms: Any) -> OrbitalMap | None:
                 shells.append(int(orbital.l))
                 expected = list(range(-orbital.l, orbital.l + 1))
             if orbital.l != shells[-1] or orbital.m != expected.pop(0):
-                raise DataError(f"orbitals of {atom.symbol} are not in shells of m = −l…l")
+                raise DataError(f"{name}: orbitals of {atom.symbol} are not in shells of m = −l…l")
         if table.setdefault(int(atom.Z), shells) != shells:
-            raise DataError(f"atoms of {atom.symbol} have different shells; one element must have one orbital map")
+            raise DataError(
+                f"{name}: atoms of {atom.symbol} have different shells; one element must have one orbital map"
+            )
     return OrbitalMap(dict(sorted((z, tuple(ls)) for z, ls in table.items())))
 
 
@@ -179,16 +188,6 @@ def to_sisl(system: DeephSystem) -> Any:
         order += [(imaginary, _UP_UP), (imaginary, _DOWN_DOWN), (real, _DOWN_UP), (imaginary, _DOWN_UP)]
         parts = [sparse(values, kinds[key]) for values, key in order]
     return matrix.fromsp(geometry, parts, overlap, spin=matrix.spin)
-
-
-def write_sisl(path: Any, system: DeephSystem) -> None:
-    """Write what `to_sisl` makes to `path` (.nc; hamiltonian.nc in a folder), renamed when complete."""
-    path = Path(path)
-    path = path if path.suffix == ".nc" else path / "hamiltonian.nc"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".part-{path.name}")
-    to_sisl(system).write(str(temporary))
-    temporary.replace(path)
 
 
 def _quantum_numbers(shells: tuple[int, ...]) -> list[tuple[int, int, int]]:

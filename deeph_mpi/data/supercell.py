@@ -44,25 +44,25 @@ def coordinates(blocks: BlockSet, sizes: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def write_npz(directory: str | os.PathLike[str], system: DeephSystem) -> None:
-    """Write the folder with `scipy.sparse.save_npz`. Not collective."""
+    """Write the folder, which should be `unfinished`, with `scipy.sparse.save_npz`. Not collective."""
     directory = Path(directory)
     for wide in _matrices(directory, system):
         # coo_matrix keeps zeros: pairs are part of what is written
         matrix = coo_matrix((wide.blocks.entries, wide.places(slice(0, len(wide.blocks)))), shape=wide.shape).tocsr()
-        temporary = directory / f"part-{wide.name}.npz"
-        save_npz(temporary, matrix)
-        temporary.replace(directory / f"{wide.name}.npz")
+        save_npz(directory / f"{wide.name}.npz", matrix)
         np.save(directory / "images.npy", wide.images)
 
 
 def write_mtx(directory: str | os.PathLike[str], system: DeephSystem) -> None:
-    """Write the folder in Matrix Market format, to 17 digits, a few MB at a time. Not collective."""
+    """Write the folder, which should be `unfinished`, in Matrix Market format, to 17 digits, a few MB at a time.
+
+    Not collective.
+    """
     directory = Path(directory)
     for wide in _matrices(directory, system):
         blocks = wide.blocks
         kind = "complex" if blocks.entries.dtype.kind == "c" else "real"
-        temporary = directory / f"part-{wide.name}.mtx"
-        with temporary.open("wb") as file:
+        with (directory / f"{wide.name}.mtx").open("wb") as file:
             file.write(f"%%MatrixMarket matrix coordinate {kind} general\n%\n".encode())
             file.write(f"{wide.shape[0]} {wide.shape[1]} {len(blocks.entries)}\n".encode())
             for part in pieces_of(np.diff(blocks.offsets)):
@@ -73,7 +73,6 @@ def write_mtx(directory: str | os.PathLike[str], system: DeephSystem) -> None:
                 )
                 file.write(text.getvalue().split(b"\n", 3)[3])  # after its header
                 blocks.release()
-        temporary.replace(directory / f"{wide.name}.mtx")
         np.savetxt(directory / "images.txt", wide.images, fmt="%d")
 
 

@@ -13,7 +13,7 @@ import h5py
 
 from deeph_mpi.errors import DataError, DeephError
 
-__all__ = ["adding_to", "check_whole", "reserve", "told"]
+__all__ = ["adding_to", "check_whole", "new_file", "reserve", "told"]
 
 _MARK = b"crc32 of the above: "
 _TRAILER = len(_MARK) + 8
@@ -65,6 +65,26 @@ def adding_to(path: Path, create: Callable[[h5py.File], None], room: int) -> Ite
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, room: int, cache: int = 1 << 20) -> Iterator[h5py.File]:
+    """A new HDF5 file, with space reserved for what will be written. Not collective.
+
+    Args:
+        path: of the file.
+        room: bytes of the data.
+        cache: bytes for the chunks of a dataset.
+
+    Raises:
+        DeephError: there is no such space.
+    """
+    with told(path):
+        with h5py.File(path, "w"):
+            pass
+        reserve(path, room)
+    with h5py.File(path, "r+", rdcc_nbytes=cache) as file:
+        yield file
 
 
 def reserve(path: Path, room: int) -> None:

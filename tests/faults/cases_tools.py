@@ -195,7 +195,6 @@ CONVERSION = [
         "convert legacy legacy out",
         ("overlaps.h5': block", "has shape"),
         changed("legacy/overlaps.h5", lambda t: t.update({"[0, 0, 0, 1, 1]": plain((2, 2))})),
-        leaves=("out/POSCAR", "out/info.json", "out/overlap.h5.tmp"),
     ),
     Case("OpenMX: a file of zeros", "convert openmx x.scfout out", ("x.scfout",), written("x.scfout", bytes(4000))),
     Case("FHI-aims: an empty folder", "convert aims empty out", ("geometry.in' does not exist",)),

@@ -9,9 +9,10 @@ from ase.data import chemical_symbols
 
 from deeph_mpi.data.abacus_files import BOHR, RYDBERG
 from deeph_mpi.data.deeph import DeephSystem
+from deeph_mpi.data.sisl_bridge import to_sisl
 from deeph_mpi.data.supercell import coordinates
 
-__all__ = ["write_abacus", "write_cube"]
+__all__ = ["write_abacus", "write_cube", "write_siesta"]
 
 
 def write_abacus(directory: Path, system: DeephSystem) -> None:
@@ -50,6 +51,25 @@ def write_abacus(directory: Path, system: DeephSystem) -> None:
             text.append(" ".join(map(str, c.tolist())))
             text.append(" ".join(map(str, np.searchsorted(r, np.arange(total + 1)).tolist())))
         (directory / f"data-{name}-sparse_SPIN0.csr").write_text("\n".join(text) + "\n")
+
+
+def write_siesta(directory: Path, system: DeephSystem, ending: str) -> None:
+    """`.HSX` or `.TSHS` as sisl writes them, and `.ORB_INDX`; needs sisl."""
+    directory.mkdir()
+    to_sisl(system).write(str(directory / f"run.{ending}"))
+    lines = []
+    for atom, number in enumerate(system.structure.numbers.tolist(), start=1):
+        shells, symbol = system.info.orbital_map.shells[number], chemical_symbols[number]
+        for index, li in enumerate(shells):
+            zeta = shells[: index + 1].count(li)
+            lines += [f"{atom} {atom} {symbol} 1 {li + 1} {li} {m} {zeta} F x 4.0 0 0 0" for m in range(-li, li + 1)]
+    head = [
+        f"{len(lines)} {len(lines)} = orbitals in unit cell and supercell. See end of file.",
+        "",
+        "io ia is spec ...",
+    ]
+    table = [f"{number} {line} {number}" for number, line in enumerate(lines, start=1)]
+    (directory / "run.ORB_INDX").write_text("\n".join([*head, *table, "", "Column codes:"]) + "\n")
 
 
 def write_cube(path: Path) -> None:

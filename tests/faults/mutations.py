@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from hypothesis import strategies as st
 
-__all__ = ["Damage", "bytes_damaged", "hdf5_damaged", "text_damaged", "values_damaged"]
+__all__ = ["Damage", "bytes_damaged", "hdf5_damaged", "integers_damaged", "text_damaged", "values_damaged"]
 
 WORDS = (
     b"", b"nan", b"inf", b"-1", b"0", b"1e400", b"1e9", b"-3.5", b"999999999999999999999999", b"\x00", b"\xff\xfe", b"[", b"]",
@@ -85,6 +85,19 @@ def bytes_damaged(size: int) -> st.SearchStrategy[Damage]:
             st.builds(lambda at: Damage(f"cut at {at}", lambda data: data[:at]), place),
         )
     )
+
+
+def integers_damaged(size: int) -> st.SearchStrategy[Damage]:
+    """Damage to a file of 32-bit integers and other things: one of them replaced, or any damage to its bytes."""
+
+    def replaced(place: int, value: int) -> Damage:
+        return Damage(
+            f"integer {place} = {value}", lambda data: _put(data, 4 * place, value.to_bytes(4, "little", signed=True))
+        )
+
+    place = st.one_of(st.integers(0, min(size // 4 - 1, 511)), st.integers(0, size // 4 - 1))
+    values = st.sampled_from([number for number in (*NUMBERS, 3, 13, 100, 10**6) if abs(number) < 2**31])
+    return st.one_of(_several(st.builds(replaced, place, values)), bytes_damaged(size))
 
 
 def text_damaged(text: bytes) -> st.SearchStrategy[Damage]:

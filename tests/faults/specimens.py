@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,12 +16,15 @@ from deeph_mpi.basis.shells import ShellTable
 from deeph_mpi.config import InferConfig, TrainConfig
 from deeph_mpi.configfile import load
 from deeph_mpi.data.abacus import read_abacus
+from deeph_mpi.data.aims import read_aims
 from deeph_mpi.data.cp2k import read_cp2k
 from deeph_mpi.data.cp2k_files import vacuum_level
 from deeph_mpi.data.deeph import DeephSystem, read_system, write_system
 from deeph_mpi.data.legacy import read_legacy, write_legacy
+from deeph_mpi.data.openmx import read_openmx
 from deeph_mpi.data.packed import pack, read_packed, unpack
 from deeph_mpi.data.ragged import take_blocks
+from deeph_mpi.data.siesta import read_siesta
 from deeph_mpi.data.supercell import read_mtx, read_npz, write_mtx, write_npz
 from deeph_mpi.model.checkpoint import load_checkpoint, save_checkpoint
 from deeph_mpi.parallel.world import World
@@ -30,9 +34,10 @@ from deeph_mpi.results.projections import Projections
 from deeph_mpi.results.store import read_results, write_results
 from deeph_mpi.structure.ase_io import write
 from deeph_mpi.structure.read import read_structure
-from tests.faults.hand_written import write_abacus, write_cube
+from tests.faults.hand_written import write_abacus, write_cube, write_siesta
 from tests.models import random_model
 from tests.mpi import DATA
+from tests.test_data_aims import write_run as write_aims
 from tests.test_data_cp2k import write_run
 from tests.test_results import CELL, run_record, two_bands
 
@@ -77,13 +82,17 @@ class Specimen:
         make: writes it, and what it needs beside it, into a folder.
         file: that is damaged, below that folder.
         read: reads it; takes the folder.
-        kind: of damage: "bytes", "text", "hdf5" (its datasets), or "json".
+        kind: of damage: "bytes", "integers" (and bytes), "text", "hdf5" (its datasets), or "json".
+        needs: a module without which it can be neither made nor read.
+        few: times that it is damaged in the tests of every day.
     """
 
     make: Callable[[Path], object]
     file: str
     read: Callable[[Path], object]
     kind: str
+    needs: str | None = None
+    few: int = 40
 
 
 def small_hbn() -> DeephSystem:
@@ -126,6 +135,10 @@ def _structure(name: str, folder: Path, **options: object) -> None:
     write(folder / name, atoms, parallel=False, **options)
 
 
+def _openmx(folder: Path, name: str) -> None:
+    (folder / "a.scfout").write_bytes(gzip.decompress((DATA / "openmx" / f"{name}.scfout.gz").read_bytes()))
+
+
 def _results(folder: Path) -> None:
     path, system, record = folder / "results.h5", small_hbn(), two_bands()
     along = replace(record, distances=np.array([0.0, 0.5, 1.0]), ticks=[0.0, 1.0], labels=["Γ", "M"])
@@ -145,6 +158,20 @@ def _results(folder: Path) -> None:
                 if isinstance(values, np.ndarray):
                     file[f"{group}/{name}"] = values
         file["projections/weights"] = np.full((3, 3, len(shells)), 0.1, dtype=np.float32)
+
+
+def _of_aims(name: str, *, collinear: bool = False) -> Specimen:
+    def make(folder: Path) -> None:
+        write_aims(folder / "run", small_hbn(), collinear)
+
+    return Specimen(make, f"run/{name}", lambda folder: read_aims(folder / "run"), "text")
+
+
+def _of_siesta(ending: str, name: str, kind: str) -> Specimen:
+    def make(folder: Path) -> None:
+        write_siesta(folder / "run", small_hbn(), ending)
+
+    return Specimen(make, f"run/{name}", lambda folder: read_siesta(folder / "run"), kind, "sisl", 15)
 
 
 def _read_results(folder: Path) -> None:
@@ -220,6 +247,19 @@ SPECIMENS = {
     "legacy orbital_types.dat": Specimen(
         partial(_into, write_legacy), "run/orbital_types.dat", lambda folder: read_legacy(folder / "run"), "text"
     ),
+    "OpenMX's scfout": Specimen(
+        partial(_openmx, name="cn"), "a.scfout", lambda folder: read_openmx(folder), "integers", few=15
+    ),
+    "OpenMX's scfout of spinors": Specimen(
+        partial(_openmx, name="cnsoc"), "a.scfout", lambda folder: read_openmx(folder), "integers", few=15
+    ),
+    "FHI-aims' geometry": _of_aims("geometry.in"),
+    "FHI-aims' orbitals": _of_aims("basis-indices.out"),
+    "FHI-aims' places": _of_aims("rs_indices.out"),
+    "FHI-aims' elements": _of_aims("rs_hamiltonian_up.out", collinear=True),
+    "SIESTA's HSX": _of_siesta("HSX", "run.HSX", "integers"),
+    "SIESTA's TSHS": _of_siesta("TSHS", "run.TSHS", "integers"),
+    "SIESTA's orbitals": _of_siesta("TSHS", "run.ORB_INDX", "text"),
     "SciPy's overlap.npz": Specimen(
         partial(_into, write_npz), "run/overlap.npz", lambda folder: read_npz(folder / "run"), "bytes"
     ),

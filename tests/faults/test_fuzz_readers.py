@@ -21,11 +21,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from deeph_mpi.errors import DeephError
-from tests.faults.mutations import Damage, bytes_damaged, hdf5_damaged, text_damaged, values_damaged
+from tests.faults.mutations import Damage, bytes_damaged, hdf5_damaged, integers_damaged, text_damaged, values_damaged
 from tests.faults.specimens import SPECIMENS, Specimen
 
 MANY = int(os.environ.get("DEEPH_MPI_FUZZ", "0"))
-FEW = 40
 MEMORY = 2 << 30  # that a damaged file may take beyond what the process has
 
 
@@ -46,7 +45,9 @@ def damages(specimen: Specimen, path: Path) -> object:
     if specimen.kind == "json":
         return values_damaged(json.loads(path.read_text()))
     content = path.read_bytes()
-    return text_damaged(content) if specimen.kind == "text" else bytes_damaged(len(content))
+    if specimen.kind == "text":
+        return text_damaged(content)
+    return (integers_damaged if specimen.kind == "integers" else bytes_damaged)(len(content))
 
 
 def inflict(damage: Damage, specimen: Specimen, whole: bytes, path: Path) -> None:
@@ -74,6 +75,8 @@ def refusal(specimen: Specimen, folder: Path) -> str | None:
 @pytest.mark.parametrize("name", list(SPECIMENS))
 def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
     specimen, found = SPECIMENS[name], Counter[str]()
+    if specimen.needs is not None:
+        pytest.importorskip(specimen.needs)
     folder = tmp_path / "specimen"
     folder.mkdir()
     specimen.make(folder)
@@ -82,7 +85,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
     whole = path.read_bytes()
 
     @settings(
-        max_examples=MANY or FEW, derandomize=not MANY, database=None, deadline=timedelta(seconds=20),
+        max_examples=MANY or specimen.few, derandomize=not MANY, database=None, deadline=timedelta(seconds=20),
         suppress_health_check=list(HealthCheck), report_multiple_bugs=bool(MANY),
         phases=[Phase.generate, Phase.shrink] if MANY else [Phase.generate],
     )  # fmt: skip

@@ -15,8 +15,8 @@ from deeph_mpi.parallel import World
 from tests.systems import bloch, random_system
 
 
-def converted(world: World, form: str, source: Path, target: Path) -> None:
-    tasks = world.on_root(plan, form, [source], target, Options())
+def converted(world: World, form: str, source: Path, target: Path, **options: object) -> None:
+    tasks = world.on_root(plan, form, [source], target, Options(reader=tuple(options.items())))
     outcome = convert_all(world, tasks)[0]
     assert outcome.state == "converted", outcome.detail
     assert convert_all(world, tasks)[0].state == "finished before"
@@ -61,6 +61,38 @@ def test_petsc_files(world: World, shared_path: Path, spinful: bool) -> None:
         matrices = petsc_matrices(shared_path / "out" / f"{name}.petsc", ">c16" if spinors else ">f8")
         total = sum(np.exp(2j * np.pi * image @ k) * m.toarray() for image, m in zip(images, matrices, strict=True))
         np.testing.assert_allclose(total, dense(kept, name, k), atol=1e-12)
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+def test_petsc_files_of_kpoints(world: World, shared_path: Path, spinful: bool) -> None:
+    """H(k) and S(k) of spinors have the same rows; all points are on one pattern."""
+    system = random_system(5, spinful=spinful, noise=1e-7)
+    world.on_root(lambda: write_system(shared_path / "in", system))
+    kpoints = ((0.1, 0.3, 0.2), (0.0, 0.0, 0.0), (1 / 3, -2 / 3, 0.5))
+    converted(world, "to-petsc", shared_path / "in", shared_path / "out", kpoint=kpoints)
+    if not world.is_root:
+        return
+    converted(World.alone(), "to-petsc", shared_path / "in", shared_path / "alone", kpoint=kpoints)
+    kept = read_system(shared_path / "in")
+    np.testing.assert_array_equal(np.loadtxt(shared_path / "out" / "kpoints.txt"), kpoints)
+    orbitals = kept.info.orbital_map.orbitals(kept.structure.numbers)
+    first = np.cumsum(orbitals) - orbitals
+    pairs = list(zip(orbitals, first, strict=True))
+    places = [np.concatenate([np.arange(n) + 2 * at + spin * n for n, at in pairs]) for spin in (0, 1)]
+    for name in ("overlap", "hamiltonian"):
+        matrices, alone = (petsc_matrices(shared_path / where / f"{name}.petsc", ">c16") for where in ("out", "alone"))
+        for k, matrix, other in zip(kpoints, matrices, alone, strict=True):
+            expected = dense(kept, name, np.array(k))
+            if spinful and name == "overlap":
+                scalar, expected = expected, np.zeros(matrix.shape, dtype=complex)
+                for place in places:
+                    expected[np.ix_(place, place)] = scalar
+            np.testing.assert_allclose(matrix.toarray(), expected, atol=1e-12)
+            np.testing.assert_allclose(matrix.toarray(), matrix.toarray().conj().T, atol=1e-14)
+            np.testing.assert_allclose(matrix.data, other.data, atol=1e-13)
+            for table in ("indptr", "indices"):
+                np.testing.assert_array_equal(getattr(matrix, table), getattr(other, table))
+                np.testing.assert_array_equal(getattr(matrix, table), getattr(matrices[0], table))
 
 
 def dense(system: DeephSystem, name: str, k: np.ndarray) -> np.ndarray:
