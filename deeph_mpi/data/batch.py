@@ -192,8 +192,8 @@ def _convert(task: Task) -> Outcome:
     except DeephError as error:
         return Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code)
     except (OSError, MemoryError) as error:
-        place = "" if getattr(error, "filename", None) else f" (from '{task.source}' to '{task.target}')"
-        return Outcome(task, "failed", f"{type(error).__name__}: {error}{place}", time.monotonic() - start, 1)
+        where = "" if getattr(error, "filename", None) else f" (from '{task.source}' to '{task.target}')"
+        return Outcome(task, "failed", f"{type(error).__name__}: {error}{where}", time.monotonic() - start, 1)
     except Exception as error:  # a parser met what it did not foresee
         text = (
             f"cannot read '{task.source}': damaged, or not what this format expects ({type(error).__name__}: {error})"

@@ -20,7 +20,8 @@ from ase.data import chemical_symbols
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.conventions import orbital_change
 from deeph_mpi.basis.orbitals import OrbitalMap
-from deeph_mpi.data.deeph import DeephInfo, DeephSystem, in_users_order
+from deeph_mpi.data.deeph import DeephInfo, DeephSystem
+from deeph_mpi.data.geometry import users_structure
 from deeph_mpi.data.hermitian import image_reach, symmetrize
 from deeph_mpi.data.ragged import find, pair_keys, sort_blocks
 from deeph_mpi.errors import DataError
@@ -30,6 +31,7 @@ from deeph_mpi.structure.structure import Structure
 
 __all__ = ["changes_of", "parse_pair", "read_legacy", "read_legacy_geometry", "with_spins", "write_legacy"]
 
+_WRITES = 1 << 10  # blocks between two releases of memory
 _BLOCK = 1 << 10  # bytes that HDF5 takes for a dataset beside its data, at most
 
 
@@ -79,8 +81,10 @@ def write_legacy(directory: str | os.PathLike[str], system: DeephSystem) -> None
         DataError: an l whose order in the legacy layout is not known (g shells).
     """
     directory = Path(directory)
-    system = in_users_order(system)
     structure, info = system.structure, system.info
+    order = np.arange(len(structure)) if info.atom_order is None else info.atom_order
+    orbitals = info.orbital_map.orbitals(structure.numbers)
+    structure = users_structure(structure, order)
     changes = changes_of(structure.numbers, info.orbital_map)
     directory.mkdir(parents=True, exist_ok=True)
     shells = [" ".join(map(str, info.orbital_map.shells[int(z)])) for z in structure.numbers]
@@ -97,18 +101,20 @@ def write_legacy(directory: str | os.PathLike[str], system: DeephSystem) -> None
     _write_text(directory / "site_positions.dat", _rows(structure.positions.T))
     _write_text(directory / "orbital_types.dat", shells)
     _write_text(directory / "info.json", [json.dumps(content)])
-    orbitals = info.orbital_map.orbitals(structure.numbers)
     for name, blocks, spins in (("overlap", system.overlap, 1), ("hamiltonian", system.hamiltonian, 2)):
         if blocks is None:
             continue
         spins = spins if info.spinful else 1
         with new_file(directory / f"{name}s.h5", blocks.entries.nbytes + _BLOCK * len(blocks)) as file:
-            for index, (*image, i, j) in enumerate(blocks.pairs.tolist()):
+            for index, pair in enumerate(blocks.pairs):
+                (*image, _, _), (i, j) = pair.tolist(), order[pair[3:]].tolist()
                 ours = blocks.block(index, orbitals * spins)
                 (rows, row_signs), (columns, column_signs) = (with_spins(changes[atom], spins) for atom in (i, j))
                 theirs = np.empty_like(ours)
                 theirs[np.ix_(rows, columns)] = row_signs[:, None] * ours * column_signs
                 file[str([*image, i + 1, j + 1])] = theirs
+                if index % _WRITES == 0:
+                    blocks.release()
 
 
 def read_legacy_geometry(directory: Path) -> tuple[Structure, DeephInfo]:
@@ -158,7 +164,10 @@ def _read_shells(path: Path, numbers: np.ndarray) -> OrbitalMap:
         symbol = chemical_symbols[number]
         if shells.setdefault(symbol, ls) != ls:
             raise DataError(f"'{path}' gives atoms of {symbol} different shells; one element must have one orbital map")
-    return OrbitalMap.from_symbols(shells)
+    try:
+        return OrbitalMap.from_symbols(shells)
+    except DataError as error:
+        raise DataError(f"'{path}': {error}") from None
 
 
 def _read_tables(

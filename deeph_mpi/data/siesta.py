@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ def read_siesta(
     (check_tshs if path.suffix == ".TSHS" else check_hsx)(records)
     with _readable(records) as readable:
         try:
-            matrix = sisl.get_sile(readable).read_hamiltonian()
-            fermi = float(sisl.get_sile(readable).read_fermi_level())
+            with redirect_stdout(io.StringIO()):  # where sisl writes when it meets what it does not expect
+                matrix = sisl.get_sile(readable).read_hamiltonian()
+                fermi = float(sisl.get_sile(readable).read_fermi_level())
         except Exception as error:  # sisl's readers raise anything, from KeyError to SileError
             raise DataError(f"sisl cannot read '{path}': {type(error).__name__}: {error}") from error
     parts = split_sisl(matrix, scratch, fermi, f"'{path}'")
@@ -126,7 +128,7 @@ def _basis_beside(sisl: Any, path: Path, count: int) -> Any:
         raise DataError(f"'{path}' does not name its orbitals: put the run's .ORB_INDX beside it (found {len(beside)})")
     with reading(beside[0], "not of the same run, or damaged"):
         atoms = sisl.get_sile(beside[0]).read_basis()
-        if len(atoms) != count or shells_of(atoms) is None:
+        if len(atoms) != count or shells_of(atoms, f"'{beside[0]}'") is None:
             raise ValueError(f"{len(atoms)} atoms for {count}")
     return atoms
 

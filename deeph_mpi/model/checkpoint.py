@@ -139,7 +139,11 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = No
     Raises:
         ModelError: when the file is missing, damaged, of another version or inconsistent.
     """
-    model = from_plain(load_plain(path, FORMAT))
+    content = load_plain(path, FORMAT)
+    try:
+        model = from_plain(content)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     if dtype is not None:
         model.network.to(dtype)
     return model.eval()

@@ -144,9 +144,18 @@ class HamiltonianModel(nn.Module):
         packed = correction.double()
         packed = torch.cat([packed[:, :even] + self.baseline(distances, pair_species), packed[:, even:]], dim=1)
         hamiltonian = packed_to_lab(packed, rotation, self.template)
-        overlap = packed.new_zeros(packed.shape)
-        overlap[:, :even] = self.overlap(distances, pair_species)
-        return hamiltonian, packed_to_lab(overlap, rotation, self.template)
+        return hamiltonian, self._pair_overlaps(distances, rotation, pair_species)
+
+    def pair_overlaps(self, vectors: Tensor, pair_species: Tensor) -> Tensor:
+        """The S of `pair_blocks` alone: it needs no network."""
+        distances = torch.linalg.vector_norm(vectors, dim=1)
+        return self._pair_overlaps(distances, shell_rotation(vectors, self.template), pair_species)
+
+    def _pair_overlaps(self, distances: Tensor, rotation: Tensor, pair_species: Tensor) -> Tensor:
+        even = self.template.layout.sectors.even
+        packed = distances.new_zeros(len(distances), self.template.size**2)
+        packed[:, :even] = self.overlap(distances, pair_species)
+        return packed_to_lab(packed, rotation, self.template)
 
     def onsite_blocks(self, correction: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """Onsite blocks of H and S, (n, size, size) float64, from `HamiltonianNetwork.onsite` and the species (n,)."""

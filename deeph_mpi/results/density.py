@@ -115,6 +115,10 @@ def read_density(path: Path) -> tuple[DensityRecord, str] | None:
             local=np.zeros((0, m)) if ldos is None else ldos["density"][:],
             local_error=np.zeros((0, m)) if ldos is None else ldos["error"][:],
         )
+        if not m or record.density.shape != (m,) or record.error.shape != (m,):
+            raise ValueError(f"densities of {record.density.shape} and errors of {record.error.shape} at {m} energies")
+        if not record.local.shape == record.local_error.shape == (len(record.atoms), m):
+            raise ValueError(f"densities of {record.local.shape} for {len(record.atoms)} atoms at {m} energies")
         return record, str(file.attrs.get("formula", ""))
 
 
