@@ -148,6 +148,14 @@ class SolveSection(Section):
         "whether S is shown to be positive definite and the states nearest the target are counted: three factorizations "
         "beside the one that finds them; those in a window are always counted",
     )
+    real_gauge: Literal["auto", "always", "never"] = key(
+        "auto",
+        "whether an inversion or a twofold axis of the crystal, found from its atoms, makes the matrices of all k-points real "
+        "by combining partners' orbitals: a general k then costs what Γ does instead of 4 times the memory and 8 times the "
+        "work. H and S are averaged with their images where they differ by at most 1e-5 eV and 1e-6 (the network's single "
+        'precision), else it is not done. "auto": where a k-point needs it; "always": at Γ too, whose factor is then 1.5 times '
+        "smaller",
+    )
     pools: int | Literal["auto"] = key(
         "auto",
         'groups of ranks that solve different k-points at the same time; "auto": as many as k-points, ranks and memory '

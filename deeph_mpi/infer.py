@@ -83,7 +83,13 @@ def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.Ex
             from deeph_mpi.solve import plan_spectrum, run_spectrum  # PETSc: not needed to predict alone
 
             spectrum_plan = plan_spectrum(
-                world, config.solve, config.factorization, structure, electrons, guess=model.facts.fermi_energy
+                world,
+                config.solve,
+                config.factorization,
+                structure,
+                model.settings.orbitals,
+                electrons,
+                guess=model.facts.fermi_energy,
             )
         dos = DosRun(world, config.dos, config.solve, structure, guess=model.facts.fermi_energy)
         leaders = network_leaders(world, config.model.ranks_per_node)
@@ -170,7 +176,8 @@ def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.Ex
                         own or (list(held) if keep == "deeph" else held),
                     )
                 backend = config.factorization.backend
-                assembler = PencilAssembler(pools.pool, row_map, *(own or held), backend=backend)
+                gauge = spectrum_plan.gauge if config.solve.enabled and keep != "petsc" else None
+                assembler = PencilAssembler(pools.pool, row_map, *(own or held), backend=backend, gauge=gauge)
         del own
     if keep == "deeph" and not kept:
         with stages("write"):

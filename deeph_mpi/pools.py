@@ -63,7 +63,8 @@ def divide_ranks(world: World, plan: SpectrumPlan, structure: Structure, sizes: 
     free = available_memory(world)
     if free is None or len(structure) > _GATHERED:
         return Pools.single(world)
-    doubled = not all(is_time_reversal_invariant(k) for k in plan.kpoints) or np.iscomplexobj(h.entries)
+    general = not all(is_time_reversal_invariant(k) for k in plan.kpoints)
+    doubled = (general and plan.gauge is None) or np.iscomplexobj(h.entries)
     radius = world.max(_longest(structure, h.pairs))
     elements, _ = world.on_root(factor_fill, structure, sizes * (2 if doubled else 1), radius)
     count = next((n for n in possible if OVER_FACTOR * 8 * elements <= free * world.size / n), 1)

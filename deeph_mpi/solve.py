@@ -12,6 +12,7 @@ import numpy as np
 
 from deeph_mpi._version import __version__
 from deeph_mpi.assembly.pencil import PencilAssembler
+from deeph_mpi.assembly.real_gauge import RealGauge, choose_gauge
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.orbitals import OrbitalMap
@@ -70,7 +71,14 @@ def solve(config: SolveConfig, world: World, *, resume: bool = False) -> Spectru
         dos = DosRun(world, config.dos, config.solve, structure, spinful=spinful, guess=guess)
         if config.solve.enabled:
             plan = plan_spectrum(
-                world, config.solve, config.factorization, structure, info.occupation, spinful=spinful, guess=guess
+                world,
+                config.solve,
+                config.factorization,
+                structure,
+                info.orbital_map,
+                info.occupation,
+                spinful=spinful,
+                guess=guess,
             )
         matrices = [directory / "hamiltonian.h5", directory / "overlap.h5"]
         identity = world.on_root(job_identity, config, structure, matrices)
@@ -95,7 +103,8 @@ def solve(config: SolveConfig, world: World, *, resume: bool = False) -> Spectru
             factor = world.on_root(factor_options, config.factorization, world.size)
             if pools.count > 1:
                 rows, (h, s) = spread_over_pools(pools, structure, weights, (rows.sizes, orbitals), [h, s])
-            assembler = PencilAssembler(pools.pool, rows, h, s, spinful=spinful, backend=factor.backend)
+            gauge = plan.gauge if config.solve.enabled else None
+            assembler = PencilAssembler(pools.pool, rows, h, s, spinful=spinful, backend=factor.backend, gauge=gauge)
         del h, s  # before the factorization needs the memory
     result, text = None, config.model_dump_json()
     if dos.counts:
@@ -119,6 +128,7 @@ class SpectrumPlan:
         is_mesh: whether the k-points sample the zone.
         projections: whether the populations of the states are kept.
         pools: of ranks that solve different k-points, or "auto".
+        gauge: makes the matrices of all k-points real; None: there is none, or it is of no use.
     """
 
     options: SolveOptions
@@ -128,6 +138,7 @@ class SpectrumPlan:
     is_mesh: bool
     projections: bool
     pools: int | Literal["auto"]
+    gauge: RealGauge | None
 
 
 def plan_spectrum(
@@ -135,6 +146,7 @@ def plan_spectrum(
     solve: SolveSection,
     factorization: FactorizationSection,
     structure: Structure,
+    orbitals: OrbitalMap,
     electrons: float | None,
     *,
     spinful: bool = False,
@@ -143,6 +155,7 @@ def plan_spectrum(
     """Check that PETSc is there and what [solve] asks for can be done. Collective.
 
     Args:
+        orbitals: shells of the atoms.
         electrons: of the neutral cell; None when unknown.
         spinful: H is made of spinor blocks.
         guess: of the Fermi energy in eV.
@@ -176,7 +189,10 @@ def plan_spectrum(
         factor=world.on_root(factor_options, factorization, world.size),
     )
     world.on_root(check_pools, solve, world.size, len(kpoints))
-    return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None, solve.projections, solve.pools)
+    gauge = None
+    if solve.real_gauge != "never" and not spinful and petsc.factors_triangle(options.factor.backend):
+        gauge = world.on_root(choose_gauge, structure, orbitals, kpoints, always=solve.real_gauge == "always")
+    return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None, solve.projections, solve.pools, gauge)
 
 
 def factor_options(section: FactorizationSection, ranks: int) -> FactorOptions:

@@ -71,12 +71,11 @@ class FoldedSum:
         """Number the blocks by their place in `pattern`, ascending, which has all `targets`."""
         for links in self._links:
             order = np.argsort(links.target, kind="stable")
-            for name in ("target", "entry", "quarter", "scale", "image"):
-                setattr(links, name, getattr(links, name)[order])
+            links.target, links.entry, links.quarter = links.target[order], links.entry[order], links.quarter[order]
+            links.scale, links.image = links.scale[order], links.image[order]
             found, begin = np.unique(links.target, return_index=True)
-            links.numbers = np.searchsorted(pattern, found)
-            v, w = np.divmod(found, self.whole)
-            links.onsite = v == w
+            links.numbers = np.searchsorted(pattern, found.astype(np.int64, copy=False))
+            links.onsite = np.equal(found // self.whole, found % self.whole)
             links.indptr = np.append(begin, len(links.target))
 
     def at(self, k: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.domain.cell import wrap
-from deeph_mpi.domain.reversal import Reversal
+from deeph_mpi.domain.reversal import Reversal, find_reversals
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["RealGauge"]
+__all__ = ["RealGauge", "choose_gauge"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,28 @@ class RealGauge:
         """(m, size) signs of the orbitals of atoms that all have `size` of them."""
         first = np.cumsum(self.sizes) - self.sizes
         return self.signs[first[atoms, None] + np.arange(size)]
+
+
+def choose_gauge(
+    structure: Structure, orbitals: OrbitalMap, kpoints: np.ndarray, *, always: bool = False
+) -> RealGauge | None:
+    """A gauge in which the matrices of all k-points (nk, 3) are real, without spin. Not collective.
+
+    Args:
+        structure: the atoms.
+        orbitals: their shells.
+        kpoints: fractional.
+        always: whether one is of use where all matrices are real as they are.
+
+    Returns:
+        None where no operation of the structure keeps all k-points, or it is of no use.
+    """
+    if not always and all(is_time_reversal_invariant(k) for k in kpoints):
+        return None
+    for reversal in find_reversals(structure):
+        if all(reversal.keeps(k) for k in kpoints):
+            return RealGauge.of(reversal, structure, orbitals, kpoints)
+    return None
 
 
 def _signs(shells: tuple[int, ...], diagonal: np.ndarray) -> np.ndarray:

@@ -56,8 +56,8 @@ def find_reversals(structure: Structure) -> list[Reversal]:
     """One of each kind of operation that the structure has, to within `TOLERANCE`. Not collective, O(N log N).
 
     Candidates for t map one atom, whose surroundings few others share, to each of these; those that fail for some other atoms
-    are dropped, and the rest is tried on all. In a large cell with thousands of equivalent positions and a defect that only a few
-    of them suit, the search may end before it finds these.
+    are dropped, and the rest is tried on all. In a large cell with thousands of equivalent positions and a defect that only a
+    few of them suit, the search may end before it finds these.
     """
     wrapped = wrap(structure)
     surroundings = _surroundings(structure)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
+from deeph_mpi.assembly.real_gauge import choose_gauge
+from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.config import InferConfig, SolveSection
 from deeph_mpi.domain.domain import SEARCH
 from deeph_mpi.domain.fill import factor_fill
@@ -45,7 +47,7 @@ __all__ = [
     "LARGEST_FILL",
     "JobPlan",
     "Survey",
-    "general_k",
+    "has_doubled_form",
     "keeps_rows_in_memory",
     "network_memory",
     "partition_memory",
@@ -104,7 +106,8 @@ class Survey:
         weights = pair_weights(world, structure, orbitals, model.radii)
         seconds = time.perf_counter() - begin
         rates = world.on_root(calibrate, model, structure, config.model.memory_gb)
-        doubled, fill, dense, kpoints = general_k(config.solve), None, math.nan, 0
+        doubled = world.on_root(has_doubled_form, config.solve, structure, model.settings.orbitals)
+        fill, dense, kpoints = None, math.nan, 0
         if config.solve.enabled and len(structure) <= LARGEST_FILL:
             fill = world.on_root(factor_fill, structure, orbitals * (1 + doubled), model.radii)
             dense = world.on_root(dense_rate)
@@ -202,11 +205,14 @@ class JobPlan:
         return fullest
 
 
-def general_k(solve: SolveSection) -> bool:
-    """Whether some k-point asked for has matrices that are not real."""
-    if solve.kpath is not None or solve.mesh is not None:
-        return solve.mesh is None or max(solve.mesh) > 2
-    return not all(is_time_reversal_invariant(np.array(k)) for k in solve.kpoints or [])
+def has_doubled_form(solve: SolveSection, structure: Structure, orbitals: OrbitalMap) -> bool:
+    """Whether some k-point asked for has matrices that are not real, nor in a real gauge. Not collective."""
+    if not solve.enabled:
+        return False
+    _, kpoints, _ = asked_kpoints(solve, structure.cell, spinful=False)
+    if all(is_time_reversal_invariant(k) for k in kpoints):
+        return False
+    return solve.real_gauge == "never" or choose_gauge(structure, orbitals, kpoints) is None
 
 
 def keeps_rows_in_memory(config: InferConfig) -> bool:

@@ -15,7 +15,7 @@ from deeph_mpi.data.members import member_entries
 from deeph_mpi.domain.fill import OVER_FACTOR, factor_fill
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import resident_memory
-from deeph_mpi.planning.job import LARGEST_FILL, Survey, general_k
+from deeph_mpi.planning.job import LARGEST_FILL, Survey, has_doubled_form
 from deeph_mpi.planning.rates import Interconnect, network_seconds
 
 __all__ = ["InferNeeds", "Need", "Needs", "SolveNeeds", "TrainNeeds"]
@@ -129,7 +129,7 @@ class SolveNeeds:
                 longest = max(longest, float(np.linalg.norm(away, axis=1).max(initial=0.0)))
         factored, factor = config.solve.enabled, None
         if factored and len(structure) <= LARGEST_FILL:
-            doubled = general_k(config.solve) or info.spinful
+            doubled = info.spinful or has_doubled_form(config.solve, structure, info.orbital_map)
             factor, _ = factor_fill(structure, sizes * (1 + doubled), longest + 1e-6)
         return cls(len(structure), elements, factor, factored, float(resident_memory()))
 
