@@ -66,15 +66,20 @@ def bond_groups(domain: Domain) -> list[BondGroup]:
     """Message bonds of every group of a domain."""
     edges = domain.messages
     first = np.searchsorted(edges.i, np.arange(domain.n_owned + 1))
+    count = np.diff(first)
     groups = []
     for atoms in domain.groups:
         inside = np.zeros(domain.n_local, dtype=bool)
         inside[atoms] = True
-        rows = spread(first[atoms], np.diff(first)[atoms])
-        j = edges.j[rows]
-        once = decoded_from_i(domain.atoms[edges.i[rows]], domain.atoms[j], edges.R[rows]) | ~inside[j]
-        ghost = j >= domain.n_owned
-        groups.append(BondGroup(atoms, rows[once & ~ghost].astype(np.int32), rows[ghost].astype(np.int32)))
+        within, across = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
+        for some in atom_slices(len(atoms)):
+            rows = spread(first[atoms[some]], count[atoms[some]])
+            j = edges.j[rows]
+            once = decoded_from_i(domain.atoms[edges.i[rows]], domain.atoms[j], edges.R[rows]) | ~inside[j]
+            ghost = j >= domain.n_owned
+            within.append(rows[once & ~ghost].astype(np.int32))
+            across.append(rows[ghost].astype(np.int32))
+        groups.append(BondGroup(atoms, np.concatenate(within), np.concatenate(across)))
     return groups
 
 

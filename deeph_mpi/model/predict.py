@@ -123,10 +123,13 @@ def predict(
     with progress(world, "network: bonds", total) as bar:
         job = _Job(model, domain, plan, orbitals, rows, bonds_per_chunk(model, memory_gb), species, bar)
         state = network.start(owned)
+        room = _empty(state, domain.n_local)
+        sums = _empty(state, max(len(group.atoms) for group in groups) + 1)
         for layer in network.layers:
             assert isinstance(layer, MessageLayer)
-            _pass_messages(job, groups, layer, state)
-        normalized, arrive = _normalized(network.pair_norm, state, domain.pair_halo)
+            _pass_messages(job, groups, layer, state, room, sums)
+        del sums
+        normalized, arrive = _normalized(network.pair_norm, state, domain.pair_halo, room)
         novelty = None
         if model.novelty is not None:
             parts = [model.novelty(state[0][p], state[1][p], owned[p]) for p in atom_slices(domain.n_owned)]
@@ -137,7 +140,7 @@ def predict(
         arrive()
         with world.together():
             _decode_pairs(job, normalized)
-        del normalized
+        del normalized, room
     if rows is None:
         return Prediction(None, None, novelty)
     for blocks in rows:
@@ -145,15 +148,24 @@ def predict(
     return Prediction(*rows, novelty)
 
 
-def _pass_messages(job: _Job, groups: list[BondGroup], layer: MessageLayer, state: Features) -> None:
-    """One layer: changes the features of the owned atoms in place. Collective among neighbours."""
+def _empty(state: Features, rows: int) -> Features:
+    """Room for features of `rows` atoms, for all layers: allocated anew in each, it would leave holes that nothing fits."""
+    return state[0].new_empty(rows, *state[0].shape[1:]), state[1].new_empty(rows, *state[1].shape[1:])
+
+
+def _pass_messages(
+    job: _Job, groups: list[BondGroup], layer: MessageLayer, state: Features, room: Features, largest: Features
+) -> None:
+    """One layer: changes the features of the owned atoms in place. Collective among neighbours.
+
+    Args:
+        room: of normalized features of all local atoms.
+        largest: of the sums of the largest group, and one row more.
+    """
     domain, device = job.domain, job.species.device
-    normalized, arrive = _normalized(layer.norm, state, domain.message_halo)
+    normalized, arrive = _normalized(layer.norm, state, domain.message_halo, room)
     for number, group in enumerate(groups):
-        sums = (
-            normalized[0].new_zeros(len(group.atoms) + 1, *state[0].shape[1:]),
-            normalized[1].new_zeros(len(group.atoms) + 1, *state[1].shape[1:]),
-        )
+        sums = largest[0][: len(group.atoms) + 1].zero_(), largest[1][: len(group.atoms) + 1].zero_()
         for rows in (group.within, group.across):
             if rows is group.across and number == 0:
                 arrive()  # the first group's own bonds were worked on while the ghosts travelled
@@ -167,10 +179,12 @@ def _pass_messages(job: _Job, groups: list[BondGroup], layer: MessageLayer, stat
             state[0][own], state[1][own] = done
 
 
-def _normalized(norm: EquivariantNorm, state: Features, halo: HaloExchange) -> tuple[Features, Callable[[], None]]:
-    """Normalized features of owned and ghost atoms, and what waits for the latter. Collective among neighbours."""
+def _normalized(
+    norm: EquivariantNorm, state: Features, halo: HaloExchange, room: Features
+) -> tuple[Features, Callable[[], None]]:
+    """Normalized features of owned and ghost atoms in `room`, and what waits for the latter. Collective among neighbours."""
     owned = len(state[0])
-    full = tuple(part.new_empty(owned + halo.n_ghost, *part.shape[1:]) for part in state)
+    full = tuple(part[: owned + halo.n_ghost] for part in room)
     for part in atom_slices(owned):
         full[0][part], full[1][part] = norm(state[0][part], state[1][part])
     return (full[0], full[1]), halo.start_fill(full)
