@@ -1,13 +1,13 @@
 """What `deeph-mpi infer --plan` foretells against the run itself: bytes and seconds of a rank, per stage.
 
     python benchmarks/plan_accuracy.py CHECKPOINT STRUCTURE… [--ranks 1 2] [--turns 2] [--keep deeph|none] [--solve]
-        [--mpirun "mpirun --bind-to none"]
+        [--set KEY=VALUE]… [--mpirun "mpirun --bind-to none"]
 
 For each structure and number of ranks, plan and job run in turn, through the command and with one thread a rank; each line
-has the largest of the ranks of both, medians over the turns. The plan is made by one process with `--ranks`. Without --solve
-the job is the network alone, its rows of H and S written to disk ("deeph"; the plan does not count the memory of the mapped
-file, which it prints apart) or let go ("none"). With it, rows stay in memory, and the plan of the factor stands above what
-MUMPS says of its own.
+has the largest of the ranks of both, medians over the turns. The plan is made by as many ranks as the job has, so that its
+rates are those of ranks side by side. Without --solve the job is the network alone, its rows of H and S written to disk
+("deeph"; the plan does not count the memory of the mapped file, which it prints apart) or let go ("none"). With it, rows stay
+in memory, and the plan of the factor stands above what MUMPS says of its own.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ PLANNED = {
     "memory, stage partition (B)": ("partition", "memory"),
     "memory, stage network (B)": ("network", "memory"),
     "memory, stage assemble (B)": ("assemble", "memory"),
+    "read (s)": ("read", "seconds"),
+    "partition (s)": ("partition", "seconds"),
     "network (s)": ("network", "seconds"),
     "exchanges (s)": ("network", "seconds"),
+    "assemble (s)": ("assemble", "seconds"),
 }
 
 
@@ -52,6 +55,8 @@ def planned(text: str) -> dict[tuple[str, str], float]:
         if name in PLANNED:
             value, unit = re.findall(r"([\d.e+-]+) ?([kMG]?)", numbers)[-1]
             found[PLANNED[name]] += float(value) * UNITS.get(unit, 1.0)
+        elif solving := re.match(r"solve \(s\): ([\d.e+-]+)", line):
+            found["solve", "seconds"] = float(solving[1])
     return found
 
 
@@ -71,6 +76,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--keep", choices=["deeph", "none"], default="none")
     parser.add_argument("--solve", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of plan and job")
     parser.add_argument("--mpirun", default="mpirun --bind-to none", help="command that starts ranks")
     arguments = parser.parse_args()
     program = [sys.executable, "-m", "deeph_mpi"]
@@ -84,13 +90,13 @@ def main() -> None:
                     f'[solve]\nenabled = {str(arguments.solve).lower()}\n[output]\ndirectory = "out"\n'
                     f'plot = false\nhamiltonian = "{arguments.keep}"\n'
                 )
-                job = [*program, "infer", str(config)]
+                job = [*program, "infer", str(config), *(word for one in arguments.set for word in ("--set", one))]
+                start = [*shlex.split(arguments.mpirun), "-n", str(ranks)] if ranks > 1 else []
                 plans, jobs, factor = [], [], ""
                 for _ in range(arguments.turns):
-                    text = run([*job, "--plan", "--ranks", str(ranks)])
+                    text = run([*start, *job, "--plan"])
                     plans.append(planned(text))
                     factor = next((line for line in text.splitlines() if line.startswith("factor of")), "")
-                    start = [*shlex.split(arguments.mpirun), "-n", str(ranks)] if ranks > 1 else []
                     events.unlink(missing_ok=True)
                     log = run([*start, *job, "--json-lines", str(events)])
                     jobs.append(measured(events))

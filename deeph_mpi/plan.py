@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from deeph_mpi.config import InferConfig
 from deeph_mpi.parallel import World
-from deeph_mpi.planning.job import LARGEST_FILL, Survey
-from deeph_mpi.planning.rates import Interconnect
+from deeph_mpi.planning.job import LARGEST_FILL, Survey, assembles
+from deeph_mpi.planning.rates import Interconnect, Rates
 from deeph_mpi.planning.report import network_table, solver_table
 from deeph_mpi.planning.solving import SolveSeconds
 
@@ -36,8 +36,8 @@ def infer_plan(
     rates, fill, network = survey.rates, survey.fill, plan.running
     print(f"plan for {len(survey.structure)} atoms on {size} rank(s), {len(network)} of which run the network; "
           f"largest over mean weight {plan.balance:.3f}")  # fmt: skip
-    print("\n".join(network_table(config, survey.model, network, rates, interconnect)))
-    if config.solve.enabled or config.output.hamiltonian == "petsc":
+    print("\n".join(network_table(plan, interconnect)))
+    if assembles(config):
         print("\n".join(["", *solver_table(plan.solving, rates)]))
     if fill is not None:
         rows = int(survey.orbitals.sum()) * (1 + survey.doubled)
@@ -49,9 +49,9 @@ def infer_plan(
     elif config.solve.enabled:
         print(f"factor: not estimated beyond {LARGEST_FILL} atoms")
     print(
-        f"\npartition: weights and cuts took {plan.seconds:.2f} s here\n"
-        f"rates of one rank here: {1e6 * rates.message:.1f} µs a bond and layer, {1e6 * rates.atom:.1f} µs an atom and "
-        f"layer, {1e6 * rates.pair:.1f} µs an undirected pair, {1e6 * rates.search:.2f} µs to find a directed pair\n"
+        f"\nrates of one rank here: {1e6 * rates.message:.1f} µs a bond and layer, {1e6 * rates.atom:.1f} µs an atom and "
+        f"layer, {1e6 * rates.pair:.1f} µs an undirected pair, {1e6 * rates.search:.2f} µs to find a directed pair, "
+        f"{1e9 * rates.fresh:.2g} s for a GB of fresh memory; {_sorting(rates)}\n"
         f"interconnect: {1e6 * interconnect.latency:g} µs a message, {interconnect.bandwidth / 1e9:g} GB/s a rank"
     )
 
@@ -61,6 +61,13 @@ def _solving(seconds: SolveSeconds | None) -> str:
     assert seconds is not None
     states = f"{seconds.vectors:.3g} s for its states" if seconds.vectors else "its states, whose number is not known"
     return (
-        f"solve: {seconds.kpoints} k-point(s), each {seconds.factorizations} factorization(s) of {seconds.factorization:.3g} s "
-        f"or more and {states}: {seconds.total:.3g} s at least, where work divides evenly among the ranks"
+        f"solve (s): {seconds.total:.3g} at least: {seconds.kpoints} k-point(s), each {seconds.factorizations} "
+        f"factorization(s) of {seconds.factorization:.3g} s ({seconds.speedup:.1f} times as fast as on one rank) and {states}"
     )
+
+
+def _sorting(rates: Rates) -> str:
+    """Those of assembly, in words."""
+    if not rates.checked > 0:
+        return "nothing is assembled, or PETSc is not here"
+    return f"{1e9 * rates.checked:.0f} ns to check and {1e9 * rates.sorted:.0f} ns to sort an element of H and S"

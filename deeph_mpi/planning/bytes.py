@@ -29,8 +29,8 @@ def feature_bytes(model: HamiltonianModel) -> int:
 
 
 def network_bytes(model: HamiltonianModel, part: PartPlan) -> float:
-    """Features of the atoms, normalized ones with ghosts, and sums of one group, while messages are passed."""
-    rows = part.atoms + max(part.atoms + part.message_ghosts, part.ghosts) + min(part.atoms, GROUP)
+    """Features of the atoms, room for normalized ones with ghosts, and sums of one group, while messages are passed."""
+    rows = part.atoms + (part.atoms + part.ghosts) + min(part.atoms, GROUP)
     return float(rows * feature_bytes(model))
 
 
@@ -62,7 +62,7 @@ def assembly_bytes(part: PartPlan) -> float:
     checked at a time: about five arrays of them (measured)."""
     blocks = part.pairs + part.atoms
     chunk = 5 * 8.0 * part.elements * min(CHUNK / max(blocks, 1), 1.0)
-    return row_bytes(part) + 8.0 * part.elements + 100.0 * blocks + chunk
+    return row_bytes(part) + 16.0 * part.upper + 100.0 * blocks + chunk
 
 
 def matrix_bytes(part: PartPlan) -> float:

@@ -30,6 +30,7 @@ class PartPlan:
         exchanged: pairs in its rows whose other atom is another rank's.
         elements: matrix elements of its blocks, onsite included.
         shared: elements of transposes that it receives.
+        upper: elements of its blocks on and above the diagonal, atoms in the order of ranks: those that are sorted.
         nonzeros: of its rows of H or S at Γ, where images of an atom share a block.
     """
 
@@ -44,6 +45,7 @@ class PartPlan:
     exchanged: int
     elements: int
     shared: int
+    upper: int
     nonzeros: int
 
 
@@ -65,7 +67,8 @@ def plan_parts(
 def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals: np.ndarray) -> PartPlan:
     """Counts of one part of a partition, from its domain. Not collective."""
     rows = orbitals[local.atoms]
-    elements = shared = decoded = exchanged = blocks = 0
+    elements = shared = upper = decoded = exchanged = blocks = 0
+    owner = partition.owner[local.atoms]
     for some in local.pairs.chunks():
         i, j = local.pairs.i[some], local.pairs.j[some]
         here = decoded_from_i(local.atoms[i], local.atoms[j], local.pairs.R[some])
@@ -73,6 +76,7 @@ def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals
         away = j >= local.n_owned
         elements += int(each.sum())
         shared += int(each[away & ~here].sum())
+        upper += int(each[np.where(away, owner[j] > part, local.atoms[i] <= local.atoms[j])].sum())
         exchanged += int(np.count_nonzero(away))
         decoded += int(np.count_nonzero(here))
     first = np.searchsorted(local.pairs.i, np.arange(local.n_owned + 1))
@@ -101,5 +105,6 @@ def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals
         exchanged=exchanged,
         elements=elements + onsite,
         shared=shared,
+        upper=upper + onsite,
         nonzeros=blocks,
     )

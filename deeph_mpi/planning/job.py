@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from deeph_mpi.assembly.real_gauge import choose_gauge
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.config import InferConfig, SolveSection
 from deeph_mpi.domain.domain import SEARCH
-from deeph_mpi.domain.fill import factor_fill
+from deeph_mpi.domain.fill import FactorTree, factor_tree
 from deeph_mpi.domain.handover import led_partition
 from deeph_mpi.domain.metis import partition_atoms_metis
 from deeph_mpi.domain.rcb import partition_atoms
@@ -47,6 +48,7 @@ __all__ = [
     "LARGEST_FILL",
     "JobPlan",
     "Survey",
+    "assembles",
     "has_doubled_form",
     "keeps_rows_in_memory",
     "network_memory",
@@ -68,10 +70,11 @@ class Survey:
         weights: (N,) of every atom in the partition.
         rates: of one rank, measured here.
         doubled: whether matrices are factored in the real form of twice the size, as at a general k.
-        fill: elements of the factor and flops; None beyond `LARGEST_FILL` atoms, or where nothing is solved.
-        dense: flops per second of one rank in products of matrices; NaN without `fill`.
+        tree: of the factorization; None beyond `LARGEST_FILL` atoms, or where nothing is solved.
+        dense: flops per second of one rank in products of matrices; NaN without `tree`.
         kpoints: how many are solved.
-        seconds: that the weights took here.
+        reading: seconds that structure, checkpoint and solvers took to be read here.
+        weighing: seconds of one rank that the weights took here.
     """
 
     config: InferConfig
@@ -81,10 +84,16 @@ class Survey:
     weights: np.ndarray
     rates: Rates
     doubled: bool
-    fill: tuple[float, float] | None
+    tree: FactorTree | None
     dense: float
     kpoints: int
-    seconds: float
+    reading: float
+    weighing: float
+
+    @property
+    def fill(self) -> tuple[float, float] | None:
+        """Elements of the factor and flops."""
+        return None if self.tree is None else (self.tree.elements, self.tree.flops)
 
     @classmethod
     def make(cls, config: InferConfig, world: World) -> Survey:
@@ -94,6 +103,7 @@ class Survey:
             DeephError: with one message, on all ranks.
         """
         keep_freed_memory()
+        begin = time.perf_counter()
         structure = world.on_root(read_structure, config.structure.file)
         with world.together():
             model = load_checkpoint(config.model.checkpoint, getattr(torch, config.model.dtype))
@@ -102,17 +112,21 @@ class Survey:
         if config.solve.enabled:
             with suppress(SolverError):  # the job's program has PETSc in it; a plan can do without
                 load()
-        begin = time.perf_counter()
+                import_module("deeph_mpi.solve")
+        reading, begin = time.perf_counter() - begin, time.perf_counter()
         weights = pair_weights(world, structure, orbitals, model.radii)
-        seconds = time.perf_counter() - begin
-        rates = world.on_root(calibrate, model, structure, config.model.memory_gb)
+        weighing = (time.perf_counter() - begin) * world.size
+        with world.together():
+            own = calibrate(model, structure, config.model.memory_gb, assemble=assembles(config))
+        rates = Rates.slowest(world.comm.allgather(own))
         doubled = world.on_root(has_doubled_form, config.solve, structure, model.settings.orbitals)
-        fill, dense, kpoints = None, math.nan, 0
+        tree, dense, kpoints = None, math.nan, 0
         if config.solve.enabled and len(structure) <= LARGEST_FILL:
-            fill = world.on_root(factor_fill, structure, orbitals * (1 + doubled), model.radii)
-            dense = world.on_root(dense_rate)
+            tree = world.on_root(factor_tree, structure, orbitals * (1 + doubled), model.radii)
+            world.comm.barrier()
+            dense = min(world.comm.allgather(dense_rate()))
             kpoints = world.on_root(lambda: len(asked_kpoints(config.solve, structure.cell, spinful=False)[1]))
-        return cls(config, structure, model, orbitals, weights, rates, doubled, fill, dense, kpoints, seconds)
+        return cls(config, structure, model, orbitals, weights, rates, doubled, tree, dense, kpoints, reading, weighing)
 
     def divide(self, world: World, ranks: int, per_node: int) -> JobPlan:
         """The job on `ranks` ranks, `per_node` on each node but the last. Collective.
@@ -129,7 +143,7 @@ class Survey:
             partition = world.on_root(partition_atoms_metis, self.structure, self.weights, ranks, self.model.radii)
         else:
             partition = partition_atoms(self.structure, self.weights, ranks)
-        seconds = self.seconds + time.perf_counter() - begin
+        cutting = time.perf_counter() - begin
         nodes = [np.arange(start, min(start + per_node, ranks)) for start in range(0, ranks, per_node)]
         share = self.config.model.ranks_per_node
         leaders = np.concatenate([leaders_of(one, share or len(one)) for one in nodes])
@@ -138,7 +152,7 @@ class Survey:
         if len(np.unique(leaders)) < ranks:
             network = plan_parts(world, self.model, self.structure, led_partition(partition, leaders), self.orbitals)
         load = np.bincount(partition.owner, weights=self.weights, minlength=ranks)
-        return JobPlan(self, per_node, leaders, network, solving, float(load.max() / load.mean()), seconds)
+        return JobPlan(self, per_node, leaders, network, solving, float(load.max() / load.mean()), cutting)
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,7 @@ class JobPlan:
         network: by rank, share of the network; empty for those that follow another.
         solving: by rank, share of the matrices.
         balance: largest over mean weight.
-        seconds: that weights and cuts took here.
+        cutting: seconds that the cuts, which every rank makes, took here.
     """
 
     survey: Survey
@@ -161,22 +175,27 @@ class JobPlan:
     network: list[PartPlan]
     solving: list[PartPlan]
     balance: float
-    seconds: float
+    cutting: float
 
     @property
     def running(self) -> list[PartPlan]:
         """Shares of the ranks that run the network."""
         return [self.network[rank] for rank in np.unique(self.leaders)]
 
+    def partition_seconds(self, part: PartPlan) -> float:
+        """Of one rank: a share of the weights, all cuts, its own pairs."""
+        shared = self.survey.weighing / len(self.leaders)
+        return shared + self.cutting + part.pairs * self.survey.rates.search
+
     @property
     def solving_seconds(self) -> SolveSeconds | None:
-        """Seconds of all ranks together; None without the size of the factor."""
+        """Seconds until all ranks are done; None without the size of the factor."""
         survey = self.survey
-        if survey.fill is None:
+        if survey.tree is None:
             return None
         nonzeros = float(sum(part.nonzeros for part in self.solving)) * (4 if survey.doubled else 1)
         return solve_seconds(
-            survey.config.solve, survey.fill, nonzeros, survey.dense, survey.kpoints, len(self.leaders)
+            survey.config.solve, survey.tree, nonzeros, survey.dense, survey.kpoints, len(self.leaders)
         )
 
     def node_memory(self, over_factor: float) -> float:
@@ -193,7 +212,7 @@ class JobPlan:
             for rank, part in enumerate(self.network)
         ]
         factor = 0.0 if survey.fill is None else over_factor * 8 * survey.fill[0] / ranks
-        solved = survey.config.solve.enabled or survey.config.output.hamiltonian == "petsc"
+        solved = assembles(survey.config)
         solving = [
             program + (max(assembly_bytes(part), matrix_bytes(part) + factor) if solved else 0.0)
             for part in self.solving
@@ -213,6 +232,11 @@ def has_doubled_form(solve: SolveSection, structure: Structure, orbitals: Orbita
     if all(is_time_reversal_invariant(k) for k in kpoints):
         return False
     return solve.real_gauge == "never" or choose_gauge(structure, orbitals, kpoints) is None
+
+
+def assembles(config: InferConfig) -> bool:
+    """Whether matrices are made of H and S."""
+    return config.solve.enabled or config.output.hamiltonian == "petsc"
 
 
 def keeps_rows_in_memory(config: InferConfig) -> bool:

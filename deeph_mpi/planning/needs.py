@@ -15,7 +15,7 @@ from deeph_mpi.data.members import member_entries
 from deeph_mpi.domain.fill import OVER_FACTOR, factor_fill
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import resident_memory
-from deeph_mpi.planning.job import LARGEST_FILL, Survey, has_doubled_form
+from deeph_mpi.planning.job import LARGEST_FILL, Survey, has_doubled_form, keeps_rows_in_memory
 from deeph_mpi.planning.rates import Interconnect, network_seconds
 
 __all__ = ["InferNeeds", "Need", "Needs", "SolveNeeds", "TrainNeeds"]
@@ -83,7 +83,16 @@ class InferNeeds:
         """From the real partition."""
         plan, fill = self.survey.divide(World.alone(), ranks, per_node), self.survey.fill
         seconds = max(
-            sum(network_seconds(self.survey.model, part, self.survey.rates, self.interconnect)) for part in plan.running
+            sum(
+                network_seconds(
+                    self.survey.model,
+                    part,
+                    self.survey.rates,
+                    self.interconnect,
+                    rows=keeps_rows_in_memory(self.survey.config),
+                )
+            )
+            for part in plan.running
         )
         factor = 0.0 if fill is None else 8 * fill[0]
         whole = fill is not None or not self.survey.config.solve.enabled

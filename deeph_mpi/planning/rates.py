@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
+import mmap
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -14,9 +16,11 @@ from deeph_mpi.domain.pairs import PairPlan
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.predict import allocate_rows, predict
+from deeph_mpi.model.ranges import check_ranges
 from deeph_mpi.model.timing import timed_methods
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.memory import peak_memory, reset_peak_memory, resident_memory, return_freed_memory
+from deeph_mpi.planning.assembling import assembly_rates
 from deeph_mpi.planning.bytes import feature_bytes, list_bytes, network_bytes, row_bytes
 from deeph_mpi.planning.counts import PartPlan, counts
 from deeph_mpi.structure.structure import Structure
@@ -24,6 +28,7 @@ from deeph_mpi.structure.structure import Structure
 __all__ = ["Interconnect", "Rates", "calibrate", "network_seconds"]
 
 SAMPLE = 600  # atoms of the piece
+_TOUCHED = 1 << 26  # bytes of fresh memory that are written to
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,16 @@ class Rates:
     """Seconds and bytes on one rank, measured.
 
     Attributes:
-        search: seconds per directed pair, to find it.
+        search: seconds per directed pair, to find it and to look at its distance.
         searched: bytes per directed pair of the atoms that are searched at a time.
         message: seconds per bond and layer.
         atom: seconds per atom and layer.
         pair: seconds per undirected pair, decoded and written in both directions.
         program: bytes of the program, its libraries and the checkpoint.
         temporaries: bytes of the bonds that are worked on at a time.
+        fresh: seconds per byte of memory that is written to for the first time.
+        checked: seconds per element of H and S, to check them for assembly; NaN where nothing is assembled.
+        sorted: seconds per element of their triangles, to number, sort and copy it; NaN likewise.
     """
 
     search: float
@@ -60,13 +68,25 @@ class Rates:
     pair: float
     program: float
     temporaries: float
+    fresh: float
+    checked: float = math.nan
+    sorted: float = math.nan
+
+    @classmethod
+    def slowest(cls, ranks: Sequence[Rates]) -> Rates:
+        """The largest of each, of rates measured side by side."""
+        return cls(*map(max, zip(*map(astuple, ranks), strict=True)))
 
 
-def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -> Rates:
+def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float, *, assemble: bool = False) -> Rates:
     """Measure the rates on one process with a compact piece of the structure. Not collective.
 
     The piece is cut out, its atoms at the rim have fewer neighbours; what counts is the time per bond, atom and pair. What is
-    not spent in messages and in the update of atoms counts for the pairs; the fastest of three runs is taken.
+    not spent in messages and in the update of atoms counts for the pairs; the fastest of three runs is taken. Where ranks of
+    one machine do this side by side, as they will in the job, they share caches and memory as there.
+
+    Args:
+        assemble: measure that as well.
     """
     centre = structure.positions[len(structure) // 2]
     near = np.sort(np.argsort(np.linalg.norm(structure.positions - centre, axis=1), kind="stable")[:SAMPLE])
@@ -85,6 +105,7 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -
         start = time.perf_counter()
         domain = build_domain(world, piece, partition, model.settings.r_message, model.radii)
         plan = PairPlan.build(world, partition, domain)
+        check_ranges(world, model, domain)
         search = min(search, time.perf_counter() - start)
     searched = peak_memory() - before
     part = counts(domain, partition, 0, orbitals)
@@ -102,6 +123,7 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -
         for name, value in (*spent.items(), ("pairs", total - sum(spent.values()))):
             best[name] = min(value, best.get(name, value))
     peak = peak_memory()
+    assembling = assembly_rates(world, partition, orbitals, rows, part) if assemble else (math.nan, math.nan)
     del domain, plan, rows
     gc.collect()
     return_freed_memory()
@@ -115,15 +137,34 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float) -
         best["pairs"] / max(part.decoded, 1),
         float(program),
         float(max(peak - program - held, 0.0)),
+        _fresh(),
+        *assembling,
     )
 
 
+def _fresh() -> float:
+    """Seconds per byte of memory that the system has yet to give, the best of three."""
+    best = math.inf
+    for _ in range(3):
+        with mmap.mmap(-1, _TOUCHED) as memory:
+            begin = time.perf_counter()
+            for page in range(0, _TOUCHED, mmap.PAGESIZE):
+                memory[page] = 1
+            best = min(best, time.perf_counter() - begin)
+    return best / _TOUCHED
+
+
 def network_seconds(
-    model: HamiltonianModel, part: PartPlan, rates: Rates, interconnect: Interconnect
+    model: HamiltonianModel, part: PartPlan, rates: Rates, interconnect: Interconnect, *, rows: bool = False
 ) -> tuple[float, float]:
-    """Seconds of the network and of its exchanges (not overlapped) for one part."""
+    """Seconds of the network and of its exchanges (not overlapped) for one part.
+
+    Args:
+        rows: H and S are kept in memory, which is written to for the first time.
+    """
     layers, width = model.settings.layers, feature_bytes(model)
     network = layers * (part.bonds * rates.message + part.atoms * rates.atom) + part.decoded * rates.pair
+    network += rates.fresh * row_bytes(part, tables=0) if rows else 0.0
     sent = layers * part.message_ghosts * width + part.ghosts * width + 16.0 * part.shared
     exchanges = (layers + 3) * part.neighbours * interconnect.latency + sent / interconnect.bandwidth
     return network, exchanges

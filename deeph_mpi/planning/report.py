@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeph_mpi.config import InferConfig
-from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.planning.assembling import assembly_seconds
 from deeph_mpi.planning.bytes import (
     assembly_bytes,
     feature_bytes,
@@ -16,7 +15,7 @@ from deeph_mpi.planning.bytes import (
     row_bytes,
 )
 from deeph_mpi.planning.counts import PartPlan
-from deeph_mpi.planning.job import keeps_rows_in_memory, network_memory, partition_memory
+from deeph_mpi.planning.job import JobPlan, keeps_rows_in_memory, network_memory, partition_memory
 from deeph_mpi.planning.rates import Interconnect, Rates, network_seconds
 
 __all__ = ["Table", "network_table", "solver_table"]
@@ -35,10 +34,10 @@ class Table:
         self.lines.append(f"{name + (f' ({unit})' if unit else ''):<40}{''.join(shown)}")
 
 
-def network_table(
-    config: InferConfig, model: HamiltonianModel, parts: list[PartPlan], rates: Rates, interconnect: Interconnect
-) -> list[str]:
-    """Lines for the ranks that run the network; `parts` are theirs."""
+def network_table(plan: JobPlan, interconnect: Interconnect) -> list[str]:
+    """Lines for the ranks that run the network."""
+    survey, parts = plan.survey, plan.running
+    config, model, rates = survey.config, survey.model, survey.rates
     table = Table("of one rank that runs the network")
     table.add("atoms", [p.atoms for p in parts])
     table.add("ghosts of messages", [p.message_ghosts for p in parts])
@@ -63,8 +62,10 @@ def network_table(
     width = feature_bytes(model)
     table.add("halo of a layer, received", [p.message_ghosts * width for p in parts], "B")
     table.add("halo of the pairs, received", [p.ghosts * width for p in parts], "B")
-    seconds = [network_seconds(model, p, rates, interconnect) for p in parts]
-    table.add("partition: own pairs", [p.pairs * rates.search for p in parts], "s")
+    kept = keeps_rows_in_memory(config)
+    seconds = [network_seconds(model, p, rates, interconnect, rows=kept) for p in parts]
+    table.add("read", [survey.reading] * len(parts), "s")
+    table.add("partition", [plan.partition_seconds(p) for p in parts], "s")
     table.add("network", [s[0] for s in seconds], "s")
     table.add("exchanges", [s[1] for s in seconds], "s")
     return table.lines
@@ -79,6 +80,7 @@ def solver_table(parts: list[PartPlan], rates: Rates) -> list[str]:
     table.add("non-zeros of H at Γ", [p.nonzeros for p in parts])
     table.add("blocks and matrices at Γ", [matrix_bytes(p) for p in parts], "B")
     table.add("memory, stage assemble", [assembly_bytes(p) + rates.program for p in parts], "B")
+    table.add("assemble", [assembly_seconds(p, rates) for p in parts], "s")
     return table.lines
 
 

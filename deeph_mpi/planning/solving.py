@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deeph_mpi.config import SolveSection
+from deeph_mpi.domain.fill import FactorTree
 
 __all__ = ["SolveSeconds", "dense_rate", "solve_seconds"]
 
@@ -15,21 +16,26 @@ _SIZE = 1000  # of the matrices whose product is timed, about that of large fron
 # Shares of that rate which MUMPS and PETSc reach in factorizations, passes of a block of 8 vectors through the factor, and
 # products with S: measured at 244 to 1,084 atoms of bilayer graphene on one core (`benchmarks/spectra.md`).
 _FACTOR, _PASS, _PRODUCT = 0.66, 0.3, 0.19
+# Over several ranks matrices are held by elements instead of blocks, and MUMPS's passes wait for each other: 1.5 and 1.8 times
+# as long for each element, measured on two ranks at 2,524 and 1,084 atoms.
+_DIVIDED = 1.6
 _VECTORS = 8.5  # passed for each state: 7 to 8 of block Lanczos, and those that check shifts
 
 
 @dataclass(frozen=True)
 class SolveSeconds:
-    """Of all ranks together, where work divides evenly among them.
+    """Until the slowest rank is done.
 
     Attributes:
         factorization: seconds of one.
+        speedup: of that over one rank.
         factorizations: at a k-point, at least; of a window with up to one slice of states.
         vectors: seconds of the eigensolver at a k-point; 0 for a window, whose states are not known beforehand.
         kpoints: how many.
     """
 
     factorization: float
+    speedup: float
     factorizations: int
     vectors: float
     kpoints: int
@@ -52,21 +58,23 @@ def dense_rate() -> float:
 
 
 def solve_seconds(
-    solve: SolveSection, fill: tuple[float, float], nonzeros: float, rate: float, kpoints: int, ranks: int
+    solve: SolveSection, tree: FactorTree, nonzeros: float, rate: float, kpoints: int, ranks: int
 ) -> SolveSeconds:
-    """What [solve] takes on `ranks` ranks of this rate.
+    """What [solve] takes on `ranks` ranks of this rate. Passes are taken to divide as the factorization does.
 
     Args:
         solve: the section.
-        fill: elements of the factor, flops of a factorization.
+        tree: of the factorization.
         nonzeros: of S, as it is factored.
         rate: of one rank, see `dense_rate`.
         kpoints: number of k-points.
         ranks: of the job.
     """
-    factorization = fill[1] / (_FACTOR * rate) / ranks
+    slowest = tree.slowest(ranks)
+    factorization, speedup = slowest / (_FACTOR * rate), tree.flops / slowest
     if solve.window is not None:
-        return SolveSeconds(factorization, 4, 0.0, kpoints)
+        return SolveSeconds(factorization, speedup, 4, 0.0, kpoints)
     vectors = _VECTORS * (solve.states or 1)
-    one = 4 * fill[0] / (_PASS * rate) + 4 * nonzeros / (_PRODUCT * rate)
-    return SolveSeconds(factorization, 4 if solve.prove else 1, vectors * one / ranks, kpoints)
+    one = 4 * tree.elements / (_PASS * rate) + 4 * nonzeros / (_PRODUCT * rate)
+    vectors *= one / speedup * (_DIVIDED if ranks > 1 else 1.0)
+    return SolveSeconds(factorization, speedup, 4 if solve.prove else 1, vectors, kpoints)

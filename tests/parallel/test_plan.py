@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.config import SolveSection
 from deeph_mpi.domain.domain import build_domain
-from deeph_mpi.domain.fill import factor_fill
+from deeph_mpi.domain.fill import FactorTree, factor_fill, factor_tree
 from deeph_mpi.domain.pairs import PairPlan, pairs_global
+from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
+from deeph_mpi.errors import SolverError
 from deeph_mpi.model.chunks import bond_groups
+from deeph_mpi.model.predict import predict_alone
 from deeph_mpi.parallel import World
+from deeph_mpi.planning.assembling import assembly_rates, assembly_seconds
 from deeph_mpi.planning.counts import plan_parts
+from deeph_mpi.planning.rates import Interconnect, Rates, calibrate, network_seconds
 from deeph_mpi.planning.solving import dense_rate, solve_seconds
 from tests.models import ORBITALS, random_model
 from tests.parallel.test_predict import STRUCTURES
@@ -44,6 +50,9 @@ def test_counts_are_those_of_the_job(world: World, name: str) -> None:
     received = sum((orbitals[domain.atoms[domain.pairs.i[rows]]] * orbitals[domain.atoms[domain.pairs.j[rows]]]).sum()
                    for rows in plan.receive.values())  # fmt: skip
     assert part.shared == received
+    place = RowMap(partition, orbitals).place
+    i, j = blocks.pairs[:, 3:].T
+    assert part.upper == (orbitals[i] * orbitals[j])[place[i] <= place[j]].sum()
     assert part.exchanged == sum(map(len, plan.send.values())) + sum(map(len, plan.receive.values()))
 
 
@@ -74,14 +83,58 @@ def test_fill_is_near_that_of_the_band(world: World, monkeypatch: pytest.MonkeyP
     assert entries < 1.5 * own
 
 
+def test_ranks_share_a_factorization() -> None:
+    """Two branches below one separator, by hand: the separator's own unknowns are eliminated by one rank."""
+    tree = FactorTree(np.array([-1, 0, 0]), np.array([30.0, 60.0, 60.0]), np.array([0.0, 30.0, 30.0]))
+    branch = 60**3 / 3 + 60**2 * 30 + 60 * 30**2
+    assert tree.flops == pytest.approx(30**3 / 3 + 2 * branch)
+    assert tree.slowest(1) == pytest.approx(tree.flops)
+    assert tree.slowest(2) == pytest.approx(30**3 / 3 + branch)
+    assert tree.slowest(4) == pytest.approx(30**3 / 3 + 60**3 / 3 + (branch - 60**3 / 3) / 2)
+
+
+def test_more_ranks_are_not_slower(world: World) -> None:
+    structure = STRUCTURES["slab"]
+    tree = factor_tree(structure, np.full(len(structure), 5), 2.5)
+    assert factor_fill(structure, np.full(len(structure), 5), 2.5) == (tree.elements, tree.flops)
+    times = [tree.slowest(ranks) for ranks in (1, 2, 3, 4, 64)]
+    assert times[0] == pytest.approx(tree.flops)
+    assert (np.diff(times) <= 0).all()
+    assert times[-1] >= tree.own[0] ** 3 / 3
+
+
 def test_seconds_of_the_solver() -> None:
-    fill, nonzeros, rate = (1e8, 1e12), 1e7, 1e10
-    proved = solve_seconds(SolveSection(states=40), fill, nonzeros, rate, 3, 2)
-    quick = solve_seconds(SolveSection(states=40, prove=False), fill, nonzeros, rate, 3, 2)
+    tree, nonzeros, rate = FactorTree(np.array([-1]), np.array([3000.0]), np.array([0.0])), 1e7, 1e10
+    proved = solve_seconds(SolveSection(states=40), tree, nonzeros, rate, 3, 1)
+    quick = solve_seconds(SolveSection(states=40, prove=False), tree, nonzeros, rate, 3, 1)
     assert (proved.factorizations, quick.factorizations) == (4, 1)
     np.testing.assert_allclose(proved.total - quick.total, 3 * 3 * proved.factorization)
-    np.testing.assert_allclose(
-        2 * proved.total, solve_seconds(SolveSection(states=40), fill, nonzeros, rate, 3, 1).total
-    )
-    assert solve_seconds(SolveSection(window=[-1, 1]), fill, nonzeros, rate, 1, 1).vectors == 0.0
+    dense = solve_seconds(SolveSection(states=40), tree, nonzeros, rate, 3, 8)  # one front: nothing to share
+    assert dense.speedup == pytest.approx(1.0)
+    assert dense.factorization == pytest.approx(proved.factorization)
+    assert solve_seconds(SolveSection(window=[-1, 1]), tree, nonzeros, rate, 1, 1).vectors == 0.0
     assert 1e9 < dense_rate() < 1e13
+
+
+def test_seconds_of_assembly_and_network(world: World) -> None:
+    """Rates are positive, side by side too, and a rank without atoms takes no time."""
+    petsc = pytest.importorskip("deeph_mpi.solvers.petsc")
+    try:
+        petsc.load()
+    except SolverError as error:
+        pytest.skip(str(error))
+    structure, model = STRUCTURES["bulk"], random_model()
+    rates = Rates.slowest(world.comm.allgather(calibrate(model, structure, 1.0, assemble=True)))
+    assert min(rates.search, rates.message, rates.pair, rates.fresh, rates.checked) > 0
+    assert rates.sorted >= 0
+    orbitals = ORBITALS.orbitals(structure.numbers)
+    partition = partition_atoms(structure, np.ones(len(structure)), world.size)
+    part = plan_parts(world, model, structure, partition, orbitals)[world.rank]
+    assert assembly_seconds(part, rates) == pytest.approx(part.elements * rates.checked + part.upper * rates.sorted)
+    bare, _ = network_seconds(model, part, rates, Interconnect())
+    kept, _ = network_seconds(model, part, rates, Interconnect(), rows=True)
+    assert kept - bare == pytest.approx(16 * part.elements * rates.fresh)
+    alone, whole = World.alone(), Partition(np.zeros(len(structure), dtype=np.int32), 1)
+    counted = plan_parts(alone, model, structure, whole, orbitals)[0]
+    checked, others = assembly_rates(alone, whole, orbitals, predict_alone(model, structure), counted)
+    assert 0 < counted.elements * checked + counted.upper * others < 10
