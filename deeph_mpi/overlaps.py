@@ -57,12 +57,14 @@ def lower_end(overlap: BlockSet, orbitals: np.ndarray) -> LowerEnd:
     assembler = PencilAssembler(world, rows, overlap, overlap)
     pencil = assembler.pencil(np.zeros(3))
     assembler.release()
+    pencil.h.destroy()
+    pencil.h = pencil.s  # H is not looked at
     factor = ShiftedFactor(pencil)
     try:
         found = smallest_overlap(factor)
     finally:
         factor.destroy()
-        pencil.destroy()
+        pencil.s.destroy()
     if found.below:
         return LowerEnd(found.value, f"{found.below} are not positive: S is not fit for an eigenproblem")
     proof = "none is lower by more than a thousandth of it, as inertia proves"

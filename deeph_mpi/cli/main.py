@@ -44,7 +44,7 @@ COMMANDS = {
     "build": _Command("structures: twisted bilayers, crystals with defects"),
     "convert": _Command("other codes' Hamiltonians → DeepH layout, and back", parallel=True),
     "dataset": _Command("check, stats, split and plot of a training set; one file for all of it"),
-    "overlap": _Command("overlaps of a structure from a code's basis file alone"),
+    "overlap": _Command("overlaps of a structure from a basis file or a checkpoint alone, their smallest eigenvalue"),
     "plot": _Command("plots from a results.h5"),
     "config": _Command("every key of a configuration, its default, unit and meaning"),
     "submit": _Command("a batch script for Slurm, PBS or LSF, laid out by the plan of the job"),

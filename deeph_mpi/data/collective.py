@@ -16,6 +16,7 @@ import numpy as np
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.deeph import DeephInfo, check_same_pairs
 from deeph_mpi.data.geometry import read_geometry, users_structure, write_geometry
+from deeph_mpi.data.mapped import scratch_for
 from deeph_mpi.data.parallel import read_rows
 from deeph_mpi.data.petscfile import RankRows, write_matrices
 from deeph_mpi.data.rowfile import write_rows
@@ -58,7 +59,7 @@ def write_shards(world: World, source: Path, target: Path) -> tuple[Structure, D
     Raises:
         DataError: on all ranks, for anything that `read_system` refuses.
     """
-    rows = _read(world, source)
+    rows = _read(world, source, scratch_for(target))
     structure = users_structure(rows.structure, rows.order)
     world.on_root(write_geometry, target, structure, rows.info.orbital_map, rows.info)
     orbitals = rows.info.orbital_map.orbitals(structure.numbers)
@@ -91,7 +92,7 @@ def write_petsc(
     Raises:
         DataError: on all ranks: more elements than 32-bit indices count, or anything that `read_system` refuses.
     """
-    rows = _read(world, source)
+    rows = _read(world, source, scratch_for(target))
     structure = users_structure(rows.structure, rows.order)
     world.on_root(write_geometry, target, structure, rows.info.orbital_map, rows.info)
     pairs = rows.matrices["overlap"][1].pairs
@@ -111,13 +112,13 @@ def write_petsc(
     return structure, rows.info, int(world.sum(rows.pairs))
 
 
-def _read(world: World, source: Path) -> _Rows:
+def _read(world: World, source: Path, scratch: Path) -> _Rows:
     structure, info = world.on_root(read_geometry, source)
     orbitals = info.orbital_map.orbitals(structure.numbers)
     owner = np.arange(len(orbitals)) * world.size // len(orbitals)
     matrices = {}
     for name, spinful in (("overlap", False), ("hamiltonian", info.spinful)):
-        blocks = read_rows(world, source / f"{name}.h5", owner, orbitals, spinful)
+        blocks = read_rows(world, source / f"{name}.h5", owner, orbitals, spinful, scratch)
         matrices[name] = orbitals * (2 if spinful else 1), blocks
     with world.together():
         check_same_pairs(matrices["hamiltonian"][1], matrices["overlap"][1], str(source))

@@ -54,9 +54,7 @@ class Format:
     @property
     def memory(self) -> str:
         """What a conversion holds at a time."""
-        if self.collective:
-            return "the matrices, divided among the ranks"
-        if self.streams or self.scratch:
+        if self.streams or self.scratch or self.collective:
             held = " beside the matrix that sisl holds" if self.package == "sisl" else ""
             return f"tables of the pairs and some 100 MB of elements{held}; the rest in unnamed files where the result goes"
         return "the matrices, several times"
@@ -253,6 +251,7 @@ FORMATS = {
         "deeph_mpi.data.legacy",
         "write_legacy",
         writes=True,
+        scratch=True,
     ),
 }
 

@@ -8,7 +8,16 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.ragged import by_shape, find, pair_keys, reversed_pairs
 from deeph_mpi.errors import DataError
 
-__all__ = ["average_pairs", "check_sorted", "image_reach", "name_pair", "symmetrize", "tolerance"]
+__all__ = [
+    "average_pairs",
+    "check_sorted",
+    "image_reach",
+    "largest_entry",
+    "missing_partner",
+    "name_pair",
+    "symmetrize",
+    "tolerance",
+]
 
 _PIECE = 2**17  # entries that are worked on at a time
 
@@ -74,7 +83,7 @@ def symmetrize(blocks: BlockSet, sizes: np.ndarray, name: str) -> None:
     if (partner < 0).any():
         raise DataError(missing_partner(blocks.pairs[int(np.argmax(partner < 0))], name))
     first = np.flatnonzero(partner >= np.arange(len(partner)))
-    limit = tolerance(blocks.entries.dtype, _largest(blocks))
+    limit = tolerance(blocks.entries.dtype, largest_entry(blocks))
     for (rows, columns), members in by_shape(blocks.pairs[first], sizes):
         chosen = first[members]
         for piece in np.array_split(chosen, len(chosen) * rows * columns // _PIECE + 1):
@@ -85,8 +94,8 @@ def symmetrize(blocks: BlockSet, sizes: np.ndarray, name: str) -> None:
             blocks.release()
 
 
-def _largest(blocks: BlockSet) -> float:
-    """Largest |entry|."""
+def largest_entry(blocks: BlockSet) -> float:
+    """Largest |entry|; 0 without any."""
     largest = 0.0
     for start in range(0, len(blocks.entries), _PIECE):
         largest = max(largest, float(np.abs(blocks.entries[start : start + _PIECE]).max()))

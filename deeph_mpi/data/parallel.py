@@ -10,8 +10,16 @@ import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.blockfile import BlockFile, check_spin
-from deeph_mpi.data.hermitian import average_pairs, check_sorted, image_reach, missing_partner, tolerance
-from deeph_mpi.data.ragged import by_shape, find, gather_entries, pair_keys, reversed_pairs, sort_blocks, spread
+from deeph_mpi.data.hermitian import (
+    average_pairs,
+    check_sorted,
+    image_reach,
+    largest_entry,
+    missing_partner,
+    tolerance,
+)
+from deeph_mpi.data.mapped import empty_blocks
+from deeph_mpi.data.ragged import block_order, by_shape, find, gather_entries, pair_keys, reversed_pairs, spread
 from deeph_mpi.errors import DataError
 from deeph_mpi.parallel import World
 from deeph_mpi.parallel.traffic import count_sent
@@ -21,17 +29,23 @@ __all__ = ["read_rows"]
 # Entries that all ranks together move in one exchange: no rank can then receive more, so mpi4py's int32 counts hold
 # and the buffers stay below 1 GB (complex128).
 _ENTRIES_IN_FLIGHT = 2**26
+_ENTRIES_OF_A_RANK = 2**22  # that it reads, sends or averages at a time
 
 
 def read_rows(
-    world: World, path: str | os.PathLike[str], owner: np.ndarray, orbitals: np.ndarray, spinful: bool = False
+    world: World,
+    path: str | os.PathLike[str],
+    owner: np.ndarray,
+    orbitals: np.ndarray,
+    spinful: bool = False,
+    scratch: Path | None = None,
 ) -> BlockSet:
     """Read `overlap.h5` or `hamiltonian.h5`; every rank ends with the blocks (R, i, j) of its atoms i. Collective.
 
-    Each rank reads a contiguous slice of the tables in bounded pieces, checks it, and sends every block to the owner of
-    atom i. Then every block is compared with its Hermitian partner (−R, j, i) at the owner of j, and both become
-    (H + H†)/2 to the bit: codes write the two with different roundings, while a factorization that reads one triangle
-    and a product that applies both must see one matrix.
+    Each rank reads a contiguous slice of the file, first the tables, then the blocks in bounded pieces, checks them, and sends
+    every block to the owner of atom i. Then every block is compared with its Hermitian partner (−R, j, i) at the owner of j,
+    and both become (H + H†)/2 to the bit: codes write the two with different roundings, while a factorization that reads one
+    triangle and a product that applies both must see one matrix.
 
     Args:
         world: all ranks that share the matrix.
@@ -39,6 +53,7 @@ def read_rows(
         owner: (N,) the owning rank of every atom, in the order of the POSCAR beside the file; the same on all ranks.
         orbitals: (N,) int64 orbitals of every atom, without spin.
         spinful: whether these blocks are (2 n_i, 2 n_j) complex: H of a spinful directory; its overlap is not.
+        scratch: folder for an unnamed file that holds the blocks; memory by default.
 
     Returns:
         This rank's blocks in the order (i, j, R1, R2, R3), in the dtype of the file. Empty on a rank without atoms.
@@ -50,38 +65,55 @@ def read_rows(
     sizes = np.asarray(orbitals, dtype=np.int64) * (2 if spinful else 1)
     owner = np.asarray(owner, dtype=np.int64)
     count, dtype = world.on_root(_header, path, spinful)
-    budget = max(_ENTRIES_IN_FLIGHT // world.size, int(sizes.max()) ** 2)
+    budget = max(min(_ENTRIES_IN_FLIGHT // world.size, _ENTRIES_OF_A_RANK), int(sizes.max()) ** 2)
     start, stop = count * world.rank // world.size, count * (world.rank + 1) // world.size
     step = max(1, budget // int(sizes.max()) ** 2)
-    received = [BlockSet.allocate(np.empty((0, 5), dtype=np.int64), sizes, dtype)]
     with world.together():
         file = BlockFile.open(path)
     try:
+        pairs = _pairs_of_rows(world, file, start, stop, owner, sizes)
+        reach = int(world.max(image_reach(pairs)))
+        with world.together():
+            blocks = empty_blocks(pairs, sizes, dtype, scratch)
+            keys = pair_keys(pairs, len(owner), reach, str(path))
         for turn in range(int(world.max(-(-(stop - start) // step)))):
             first = min(start + turn * step, stop)
             with world.together():
                 piece = file.read(first, min(first + step, stop), sizes)
-            received.append(_to_owners(world, piece, owner[piece.pairs[:, 3]], sizes))
+            arrived = _to_owners(world, piece, owner[piece.pairs[:, 3]], sizes)
+            places = find(keys, pair_keys(arrived.pairs, len(owner), reach))
+            blocks.entries[spread(blocks.offsets[places], np.diff(arrived.offsets))] = arrived.entries
+            blocks.release()
     finally:
         file.file.close()
-    blocks = sort_blocks(_joined(received))
-    del received
     _symmetrize(world, blocks, owner, sizes, str(path), budget)
     return blocks
+
+
+def _pairs_of_rows(
+    world: World, file: BlockFile, start: int, stop: int, owner: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """(n, 5) pairs of this rank's rows, sorted; the rank reads those of blocks start…stop. Collective."""
+    step = max(1, _ENTRIES_IN_FLIGHT // (5 * world.size))
+    received = [np.empty((0, 5), dtype=np.int64)]
+    for turn in range(int(world.max(-(-(stop - start) // step)))):
+        first = min(start + turn * step, stop)
+        with world.together():
+            pairs, _ = file.tables(first, min(first + step, stop), sizes)
+        target = owner[pairs[:, 3]]
+        counts = np.bincount(target, minlength=world.size).astype(np.int64)
+        arriving = np.empty_like(counts)
+        world.comm.Alltoall(counts, arriving)
+        sent = pairs[np.argsort(target, kind="stable")].ravel()
+        received.append(_exchange(world, sent, 5 * counts, 5 * arriving).reshape(-1, 5))
+    joined = np.concatenate(received)
+    return joined[block_order(joined)]
 
 
 def _header(path: Path, spinful: bool) -> tuple[int, np.dtype]:
     with BlockFile.open(path) as file:
         check_spin(file.dtype, spinful, path)
         return file.count, file.dtype
-
-
-def _joined(parts: list[BlockSet]) -> BlockSet:
-    sizes = np.concatenate([np.diff(part.offsets) for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return BlockSet(
-        np.concatenate([part.pairs for part in parts]), offsets, np.concatenate([part.entries for part in parts])
-    )
 
 
 def _exchange(world: World, values: np.ndarray, counts: np.ndarray, arriving: np.ndarray) -> np.ndarray:
@@ -115,7 +147,7 @@ def _symmetrize(world: World, blocks: BlockSet, owner: np.ndarray, sizes: np.nda
     and the mean travels back, so both ends hold the same bits and the memory for it stays bounded.
     """
     reach = int(world.max(image_reach(blocks.pairs)))
-    limit = tolerance(blocks.entries.dtype, world.max(float(np.abs(blocks.entries).max(initial=0))))
+    limit = tolerance(blocks.entries.dtype, world.max(largest_entry(blocks)))
     atoms = np.flatnonzero(owner == world.rank)
     with world.together():
         keys = check_sorted(blocks, atoms, len(owner), reach, name)
@@ -143,6 +175,7 @@ def _symmetrize(world: World, blocks: BlockSet, owner: np.ndarray, sizes: np.nda
         origin = _senders(world, target)
         back = _to_owners(world, arrived, origin, sizes)
         _take_conjugates(blocks, chosen, back, sizes)
+        blocks.release()
     with world.together():
         if not met.all():
             raise DataError(missing_partner(blocks.pairs[int(np.argmin(met))], name))

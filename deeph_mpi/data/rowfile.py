@@ -24,6 +24,7 @@ from deeph_mpi.parallel import World
 __all__ = ["RowFile", "check_overwritable", "has_rows", "write_rows"]
 
 _BLOCKS = 1 << 20  # rows of the tables that are worked on at a time
+_ENTRIES = 1 << 22  # that are copied at a time
 _WRITES = 16  # between two releases of memory
 
 
@@ -170,7 +171,10 @@ def write_rows(
         pairs[...] = blocks.pairs
 
     file = RowFile(world, directory, name, len(blocks), fill, sizes, blocks.entries.dtype)
-    file.blocks.entries[...] = blocks.entries
+    for start in range(0, len(blocks.entries), _ENTRIES):
+        file.blocks.entries[start : start + _ENTRIES] = blocks.entries[start : start + _ENTRIES]
+        for part in (file.blocks.entries, blocks.entries):
+            release(part)
     file.finish(origin)
 
 
