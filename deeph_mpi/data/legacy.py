@@ -85,7 +85,7 @@ def write_legacy(directory: str | os.PathLike[str], system: DeephSystem) -> None
     order = np.arange(len(structure)) if info.atom_order is None else info.atom_order
     orbitals = info.orbital_map.orbitals(structure.numbers)
     structure = users_structure(structure, order)
-    changes = changes_of(structure.numbers, info.orbital_map)
+    changes = changes_of(structure.numbers, info.orbital_map, directory)
     directory.mkdir(parents=True, exist_ok=True)
     shells = [" ".join(map(str, info.orbital_map.shells[int(z)])) for z in structure.numbers]
     content: dict[str, Any] = {
@@ -174,7 +174,7 @@ def _read_tables(
     path: Path, numbers: np.ndarray, orbital_map: OrbitalMap, spins: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Pairs (n, 5) and their blocks in our order of orbitals."""
-    changes = changes_of(numbers, orbital_map)
+    changes = changes_of(numbers, orbital_map, path)
     pairs, blocks = [], []
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -214,9 +214,12 @@ def parse_pair(key: str, path: Path, atoms: int) -> tuple[int, ...]:
     return r1, r2, r3, i - 1, j - 1
 
 
-def changes_of(numbers: np.ndarray, orbital_map: OrbitalMap) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Order and signs of the orbitals of every atom."""
-    known = {z: orbital_change("openmx", orbital_map, z) for z in np.unique(numbers).tolist()}
+def changes_of(numbers: np.ndarray, orbital_map: OrbitalMap, name: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Order and signs of the orbitals of every atom; `name` is of the file or folder, for the message."""
+    try:
+        known = {z: orbital_change("openmx", orbital_map, z) for z in np.unique(numbers).tolist()}
+    except DataError as error:
+        raise DataError(f"'{name}': {error}") from None
     return [known[z] for z in numbers.tolist()]
 
 

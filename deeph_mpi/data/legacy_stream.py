@@ -60,7 +60,7 @@ def convert_legacy(
         sequence = sequence[np.argsort(np.round(lengths[sequence], 9), kind="stable")]
     pairs, written = pairs[sequence], written[sequence]
     orbitals = info.orbital_map.orbitals(structure.numbers)
-    changes = changes_of(structure.numbers, info.orbital_map)
+    changes = changes_of(structure.numbers, info.orbital_map, source)
     for name, path in files.items():
         spins = 2 if name == "hamiltonian" and info.spinful else 1
         with h5py.File(path, "r", locking=False) as legacy:

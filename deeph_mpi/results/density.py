@@ -109,17 +109,22 @@ def read_density(path: Path) -> tuple[DensityRecord, str] | None:
         dos, ldos = file["dos"], file.get("ldos")
         m = len(dos["energies"])
         record = DensityRecord(
-            **{name: dos[name][:] for name in ("energies", "density", "error", "edges", "integrated")},
+            **{name: _real(dos[name]) for name in ("energies", "density", "error", "edges", "integrated")},
             **{name: dos.attrs[name] for name in _ATTRIBUTES},
             atoms=np.empty(0, dtype=np.int64) if ldos is None else ldos["atoms"][:],
-            local=np.zeros((0, m)) if ldos is None else ldos["density"][:],
-            local_error=np.zeros((0, m)) if ldos is None else ldos["error"][:],
+            local=np.zeros((0, m)) if ldos is None else _real(ldos["density"]),
+            local_error=np.zeros((0, m)) if ldos is None else _real(ldos["error"]),
         )
         if not m or record.density.shape != (m,) or record.error.shape != (m,):
             raise ValueError(f"densities of {record.density.shape} and errors of {record.error.shape} at {m} energies")
         if not record.local.shape == record.local_error.shape == (len(record.atoms), m):
             raise ValueError(f"densities of {record.local.shape} for {len(record.atoms)} atoms at {m} energies")
         return record, str(file.attrs.get("formula", ""))
+
+
+def _real(dataset: h5py.Dataset) -> np.ndarray:
+    values: np.ndarray = dataset[:].astype(np.float64)
+    return values
 
 
 def has_states(path: Path) -> bool:

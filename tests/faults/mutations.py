@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,9 @@ def hdf5_damaged(path: Path) -> st.SearchStrategy[Damage]:
 
     def retyped(name: str, kind: str) -> Damage:
         def change(array: np.ndarray) -> np.ndarray:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), suppress(ValueError):  # a word that is no number
                 return array.astype(kind)
+            return array
 
         return Damage(f"{name} as {kind}", _rewriting(name, change))
 
