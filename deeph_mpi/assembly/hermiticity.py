@@ -12,7 +12,7 @@ from deeph_mpi.parallel.world import World
 __all__ = ["require_hermitian"]
 
 _BUCKETS = 1024
-_CHUNK = 2**14  # blocks at a time
+_CHUNK = 2**11  # blocks at a time
 _DIRECTION = np.array([0.7548776662, 0.5698402910, 0.6180339887])  # a k-point without symmetry
 
 

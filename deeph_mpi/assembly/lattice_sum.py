@@ -13,7 +13,7 @@ from deeph_mpi.errors import DataError
 
 __all__ = ["CHUNK", "LatticeSum", "gather_blocks", "is_time_reversal_invariant", "real_form"]
 
-CHUNK = 2**14  # blocks gathered at a time
+CHUNK = 2**11  # blocks gathered at a time: no more than the caches hold
 
 
 def is_time_reversal_invariant(k: np.ndarray) -> bool:

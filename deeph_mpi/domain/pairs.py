@@ -154,7 +154,7 @@ def pairs_global(domain: Domain, out: np.ndarray | None = None) -> np.ndarray:
     """
     pairs = domain.pairs
     found = np.empty((domain.n_owned + len(pairs), 5), dtype=np.int64) if out is None else out
-    first = np.searchsorted(pairs.i, np.arange(domain.n_owned + 1))
+    first = np.searchsorted(pairs.i, np.arange(domain.n_owned + 1, dtype=pairs.i.dtype))  # else all of `i` is copied
     step = max(CHUNK // max(int(np.diff(first).max(initial=1)), 1), 1)
     for start in range(0, domain.n_owned, step):
         stop = min(start + step, domain.n_owned)
@@ -179,7 +179,8 @@ def onsite_blocks(domain: Domain) -> np.ndarray:
         i, j, R = global_pairs(domain, part)
         ahead = pairs.i[part][~_after_onsite(i, j, R)]
         before += np.bincount(ahead, minlength=domain.n_owned)
-    return np.searchsorted(pairs.i, np.arange(domain.n_owned)) + np.arange(domain.n_owned) + before
+    owned = np.arange(domain.n_owned, dtype=pairs.i.dtype)
+    return np.searchsorted(pairs.i, owned) + owned + before
 
 
 def _split(index: np.ndarray, partner: np.ndarray) -> dict[int, np.ndarray]:

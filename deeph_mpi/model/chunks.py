@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 LARGEST_CHUNK = 1024  # bonds; more does not fit the caches and is not faster
-ATOMS = 512  # worked on at a time where nothing but their own features is needed
+ATOMS = 256  # worked on at a time where nothing but their own features is needed
 
 
 class BondGroup(NamedTuple):
@@ -65,7 +65,7 @@ def atom_slices(count: int) -> Iterator[slice]:
 def bond_groups(domain: Domain) -> list[BondGroup]:
     """Message bonds of every group of a domain."""
     edges = domain.messages
-    first = np.searchsorted(edges.i, np.arange(domain.n_owned + 1))
+    first = np.searchsorted(edges.i, np.arange(domain.n_owned + 1, dtype=edges.i.dtype))  # else all of `i` is copied
     count = np.diff(first)
     groups = []
     for atoms in domain.groups:

@@ -71,11 +71,10 @@ class BondFrame(nn.Module):
         return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])
 
     def add_to_atoms(
-        self, packed: Tensor, bonds: Bonds, into: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor]
+        self, ends: tuple[Tensor, Tensor], bonds: Bonds, into: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor]
     ) -> None:
-        """Turn packed features of both directions (2n, dimension) from their outward frames into the lab frame, and add
-        those of either half to their `rows`, (n,) each, of natural and pseudo sums."""
-        ends = self.unpack(packed)
+        """Turn features of both directions (2n, rows, channels), see `unpack`, from their outward frames into the lab frame,
+        and add those of either half to their `rows`, (n,) each, of natural and pseudo sums."""
         for features, target, rotation, signs in (
             (ends[0], into[0], bonds.natural, self.natural_signs),
             (ends[1], into[1], bonds.pseudo, self.pseudo_signs),
@@ -83,7 +82,7 @@ class BondFrame(nn.Module):
             near, far = features.chunk(2)
             back = rotation.transpose(1, 2)
             target.index_add_(0, rows[0], torch.bmm(back, near))
-            target.index_add_(0, rows[1], torch.bmm(back, far * signs.to(packed.dtype)))
+            target.index_add_(0, rows[1], torch.bmm(back, far * signs.to(far.dtype)))
 
 
 class BondFactors(nn.Module):
@@ -150,8 +149,13 @@ class MessageLayer(nn.Module):
         to other `rows` of theirs."""
         total, difference = self.frame(natural, pseudo, bonds)
         hidden = self.convolution(total, difference, self.factors(natural[:, 0], bonds))
-        weight = (bonds.envelope * self.scale).repeat(2, 1)
-        self.frame.add_to_atoms(self.readout(hidden * weight), bonds, into, rows or (bonds.i, bonds.j))
+        del total, difference  # the peak of a job's memory is in what follows
+        hidden = hidden * (bonds.envelope * self.scale).repeat(2, 1)
+        packed = self.readout(hidden)
+        del hidden
+        ends = self.frame.unpack(packed)
+        del packed
+        self.frame.add_to_atoms(ends, bonds, into, rows or (bonds.i, bonds.j))
 
     def finish(self, natural: Tensor, pseudo: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Update features of owned atoms from their summed messages."""

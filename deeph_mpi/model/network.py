@@ -134,6 +134,7 @@ class HamiltonianNetwork(nn.Module):
         """
         total, difference = self.pair_frame(*normalized, bonds)
         hidden = self.pair_convolution(total, difference, self.pair_factors(normalized[0][:, 0], bonds))
+        del total, difference
         for layer in self.pair_hidden:
             hidden = hidden + self.pair_gate(layer(hidden))
         sizes = self.pair_gate.layout.sizes

@@ -95,7 +95,9 @@ class BondConvolution(nn.Module):
         """Sum and difference (n, source.dimension) of both atoms' features in their outward frames, factors (2n, channels)
         for i→j, then j→i → (2n, hidden.dimension), i→j first; the second half is in the outward frame of j."""
         even, odd = self.sum(total), self.difference(difference)
-        return self.gate(torch.cat([even + odd, even - odd]), factors)
+        both = torch.cat([even + odd, even - odd])
+        del even, odd  # what is not held while the gates work is less of a job's peak
+        return self.gate(both, factors)
 
 
 def swapped_weights(weight: Tensor, swap: Tensor, sign: Tensor) -> Tensor:
