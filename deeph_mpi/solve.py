@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from deeph_mpi._version import __version__
+from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
 from deeph_mpi.assembly.pencil import PencilAssembler
 from deeph_mpi.assembly.real_gauge import RealGauge, choose_gauge
 from deeph_mpi.assembly.rows import RowMap
@@ -192,6 +193,10 @@ def plan_spectrum(
     gauge = None
     if solve.real_gauge != "never" and not spinful and petsc.factors_triangle(options.factor.backend):
         gauge = world.on_root(choose_gauge, structure, orbitals, kpoints, always=solve.real_gauge == "always")
+        if gauge is None and not all(is_time_reversal_invariant(k) for k in kpoints):
+            log.info(
+                "no inversion or twofold axis keeps all k-points: real matrices of twice the dimension at some of them"
+            )
     return SpectrumPlan(options, path, kpoints, weights, solve.mesh is not None, solve.projections, solve.pools, gauge)
 
 

@@ -27,7 +27,7 @@ class SolveOptions:
         guess: of the Fermi level in eV, saves factorizations; None: estimated from the onsite blocks.
         temperature: K, of the occupations that fix the Fermi level of a metal.
         eigenvectors: whether they are kept.
-        groups: (rows of this rank,) group of orbitals of every row, for the populations of the states; None: not computed.
+        groups: (orbitals of this rank,) the group of each, for the populations of the states; None: not computed.
         factor: how matrices are factored.
         ill_project: eigenvectors of S with an eigenvalue below this are projected out; 0: none.
         eigensolver: see `ShiftedFactor`.
