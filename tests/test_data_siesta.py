@@ -11,8 +11,11 @@ from scipy.linalg import eigh, eigvalsh
 from deeph_mpi.data.deeph import DeephSystem, in_users_order, read_system, write_system
 from deeph_mpi.data.elements import system_of
 from deeph_mpi.data.siesta import read_siesta
+from deeph_mpi.data.siesta_records import Records
 from deeph_mpi.data.sisl_bridge import shells_of, split_sisl, to_sisl
 from deeph_mpi.errors import DataError
+from tests.faults.hand_written import write_siesta
+from tests.faults.specimens import small_hbn
 from tests.mpi import SHARED
 from tests.systems import bloch, random_system
 from tests.test_data_legacy import off_diagonal
@@ -110,6 +113,65 @@ def test_tshs_and_hsx_written_by_sisl_are_read(tmp_path: Path, silicon: DeephSys
     k = [0.1, 0.2, 0.3]
     for name in ("overlap", "hamiltonian"):
         np.testing.assert_allclose(bloch(back, name, k), bloch(silicon, name, k), atol=1e-8)
+
+
+def as_version_0(newer: Records, path: Path) -> None:
+    """An `.HSX` of version 2 in the layout of SIESTA to 4.0: single precision, distances instead of the geometry."""
+    atoms, orbitals, spins, species, *cells = newer.read(2).tolist()
+    images = int(np.prod(cells))
+    cell = newer.read(3, np.float64)[:9].reshape(3, 3)
+    offsets, places, kinds = np.split(newer.read(4, np.int8)[: 12 * images + 28 * atoms], [12 * images, -4 * atoms])
+    offsets, places = offsets.view("i4").reshape(-1, 3), places.copy().view("f8").reshape(-1, 3)
+    kinds = kinds.copy().view("i4")
+    labels = newer.read(5, np.dtype("S20, f8, i4"))
+    atom_of = np.repeat(np.arange(atoms), labels["f2"][kinds - 1])
+    first = 7 + species
+    counts, tables = newer.read(first), []
+    for table, kind in enumerate(("i4", "f8", "f8")):
+        tables.append([newer.read(first + 1 + table * orbitals + row, np.dtype(kind)) for row in range(orbitals)])
+    columns, *matrices = tables
+    records = [np.array([orbitals, orbitals * images, spins, counts.sum()], "i4"), np.array([0], "i4")]
+    records += [(np.arange(orbitals * images) % orbitals + 1).astype("i4"), counts, *columns]
+    records += [values.astype("f4") for matrix in matrices for values in matrix]
+    records.append(np.array([8.0, 0.001]))
+    for row, places_of in enumerate(columns):
+        image, column = np.divmod(places_of - 1, orbitals)
+        records.append((places[atom_of[column]] + offsets[image] @ cell - places[atom_of[row]]).astype("f4"))
+    records += [np.array([species], "i4"), labels]
+    records += [line for kind in range(species) for line in newer.read(6 + kind).reshape(-1, 3)]
+    records += [np.array([atoms], "i4"), kinds]
+    with path.open("wb") as file:
+        for record in records:
+            length = np.int32(record.nbytes).tobytes()
+            file.write(length + record.tobytes() + length)
+
+
+def test_version_0_of_hsx(tmp_path: Path) -> None:
+    """Without a Fermi level; distances between atoms are those of the other version."""
+    write_siesta(tmp_path / "new", small_hbn(), "HSX")
+    as_version_0(Records.of(tmp_path / "new" / "run.HSX"), tmp_path / "old.HSX")
+    newer, older = read_siesta(tmp_path / "new"), read_siesta(tmp_path / "old.HSX")
+    assert older.info.fermi_energy_eV is None
+    for name in ("overlap", "hamiltonian"):
+        k = [0.1, 0.2, 0.3]
+        theirs, ours = (np.linalg.eigvalsh(bloch(system, name, k)) for system in (newer, older))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", ["HSX", "TSHS"])
+def test_damage_that_sisl_would_not_survive(tmp_path: Path, ending: str) -> None:
+    """Bytes that are missing, a row that is too long, a column that does not exist."""
+    write_siesta(tmp_path / "run", small_hbn(), ending)
+    path = tmp_path / "run" / f"run.{ending}"
+    whole, records = path.read_bytes(), Records.of(path)
+    rows = int(np.flatnonzero(records.lengths == 4 * 26)[0])
+    for at, number in ((records.starts[rows], 10**6), (records.starts[rows + 1], 10**6)):
+        path.write_bytes(whole[:at] + np.int32(number).tobytes() + whole[at + 4 :])
+        with pytest.raises(DataError, match=rf"run\.{ending}.*damaged"):
+            read_siesta(path)
+    path.write_bytes(whole[: len(whole) - 3000] + whole[len(whole) - 2950 :])
+    with pytest.raises(DataError, match=rf"run\.{ending}.*truncated"):
+        read_siesta(path)
 
 
 @needs_shared

@@ -30,6 +30,7 @@ __all__ = ["read_rows"]
 # and the buffers stay below 1 GB (complex128).
 _ENTRIES_IN_FLIGHT = 2**26
 _ENTRIES_OF_A_RANK = 2**22  # that it reads, sends or averages at a time
+_PAIRS_OF_A_RANK = 2**17  # likewise of the tables
 
 
 def read_rows(
@@ -94,7 +95,7 @@ def _pairs_of_rows(
     world: World, file: BlockFile, start: int, stop: int, owner: np.ndarray, sizes: np.ndarray
 ) -> np.ndarray:
     """(n, 5) pairs of this rank's rows, sorted; the rank reads those of blocks start…stop. Collective."""
-    step = max(1, _ENTRIES_IN_FLIGHT // (5 * world.size))
+    step = max(1, min(_ENTRIES_IN_FLIGHT // (5 * world.size), _PAIRS_OF_A_RANK))
     received = [np.empty((0, 5), dtype=np.int64)]
     for turn in range(int(world.max(-(-(stop - start) // step)))):
         first = min(start + turn * step, stop)

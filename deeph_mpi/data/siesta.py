@@ -59,10 +59,11 @@ def read_siesta(
         try:
             with redirect_stdout(io.StringIO()):  # where sisl writes when it meets what it does not expect
                 matrix = sisl.get_sile(readable).read_hamiltonian()
-                fermi = float(sisl.get_sile(readable).read_fermi_level())
+                found = sisl.get_sile(readable).read_fermi_level()
+                fermi = None if found is None else float(found)  # version 0 of HSX has none: nothing was shifted
         except Exception as error:  # sisl's readers raise anything, from KeyError to SileError
             raise DataError(f"sisl cannot read '{path}': {type(error).__name__}: {error}") from error
-    parts = split_sisl(matrix, scratch, fermi, f"'{path}'")
+    parts = split_sisl(matrix, scratch, fermi or 0.0, f"'{path}'")
     atoms = matrix.geometry.atoms
     del matrix
     if path.suffix == ".TSHS" or shells_of(atoms, f"'{path}'") is None:  # names neither elements nor orbitals

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,13 @@ def read_sisl(
     del matrix
     if shells is None:
         raise DataError(f"'{path}' does not name its orbitals: give --shells ELEMENT=L,L,…")
-    info = replace(DeephInfo(shells, parts.spinful), **values)
+    info = DeephInfo(
+        shells,
+        parts.spinful,
+        fermi_energy_eV=values["fermi_energy_eV"],
+        occupation=values["occupation"],
+        vacuum_level_eV=values["vacuum_level_eV"],
+    )
     return system_of(
         parts.structure,
         info,

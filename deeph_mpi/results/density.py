@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -108,8 +109,11 @@ def read_density(path: Path) -> tuple[DensityRecord, str] | None:
             return None
         dos, ldos = file["dos"], file.get("ldos")
         m = len(dos["energies"])
+        arrays: dict[str, Any] = {
+            name: _real(dos[name]) for name in ("energies", "density", "error", "edges", "integrated")
+        }
         record = DensityRecord(
-            **{name: _real(dos[name]) for name in ("energies", "density", "error", "edges", "integrated")},
+            **arrays,
             **{name: dos.attrs[name] for name in _ATTRIBUTES},
             atoms=np.empty(0, dtype=np.int64) if ldos is None else ldos["atoms"][:],
             local=np.zeros((0, m)) if ldos is None else _real(ldos["density"]),
