@@ -118,7 +118,7 @@ def test_nothing_is_left_of_what_failed_half_way(tmp_path: Path) -> None:
     results = files()
     assert attempts(room) == ["failed"] * len(forms)
     assert files() == results
-    assert not list((tmp_path / "out").glob(".*"))
+    assert not list((tmp_path / "out").rglob(".*"))
 
 
 def test_cutoff_drops_far_pairs(tmp_path: Path) -> None:

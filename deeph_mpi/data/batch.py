@@ -138,6 +138,7 @@ def _together(world: World, tasks: list[Task]) -> list[Outcome]:
     with progress(world, "structures", len(tasks)) as bar:
         for task in tasks:
             start = time.monotonic()
+            place: Path | None = None
             try:
                 stamp = world.on_root(_stamp, task)
                 if world.on_root(_is_finished, task, stamp):
@@ -146,13 +147,13 @@ def _together(world: World, tasks: list[Task]) -> list[Outcome]:
                 place = world.on_root(begin, task.target)
                 made = find_format(task.format).load()(world, task.source, place, **dict(task.options.reader))
                 world.on_root(_keep_stamp, place, stamp)
-                world.on_root(settle, task.target)
+                world.on_root(settle, place, task.target)
                 outcomes.append(Outcome(task, "converted", _sizes(*made), time.monotonic() - start))
             except DeephError as error:
                 outcomes.append(Outcome(task, "failed", str(error), time.monotonic() - start, error.exit_code))
             finally:
-                if world.is_root:
-                    discard(task.target)
+                if world.is_root and place is not None:
+                    discard(place)
             bar.advance(note=f"{sum(one.state == 'failed' for one in outcomes)} failed")
     return outcomes
 

@@ -14,30 +14,34 @@ __all__ = ["begin", "discard", "settle", "unfinished"]
 def unfinished(target: Path) -> Iterator[Path]:
     """A path to write a file or a folder to, which becomes `target` at the end of the block. Not collective.
 
-    It lies in a hidden folder beside `target`. After an error that folder is gone, and `target` is as it was; after a kill the
-    folder stays until the next attempt, and no reader takes it for a structure.
+    It lies in a hidden folder, in `target` where that is a folder, else beside it. After an error that folder is gone, and
+    `target` is as it was; after a kill it stays until the next attempt, and no reader takes it for a structure.
 
     Raises:
         OSError: the folder cannot be made, or the result cannot be moved.
     """
+    place = begin(target)
     try:
-        yield begin(target)
-        settle(target)
+        yield place
+        settle(place, target)
     finally:
-        discard(target)
+        discard(place)
 
 
 def begin(target: Path) -> Path:
     """The path to write to: nothing yet, in a new folder. Not collective; ranks that write together call these on one."""
-    discard(target)
-    place = _place(target)
+    target = target.resolve()
+    beside = target.parent / f".{target.name}.part" / target.name
+    inside = target / ".part" / target.name  # the folder above may be another's, or on another disk
+    for place in (beside, inside):
+        discard(place)
+    place = inside if target.is_dir() else beside
     place.parent.mkdir(parents=True)
     return place
 
 
-def settle(target: Path) -> None:
+def settle(place: Path, target: Path) -> None:
     """Move what was written to `target`; other files in a folder of that name stay. Not collective."""
-    place = _place(target)
     if place.is_file() or not target.exists():
         place.replace(target)
         return
@@ -49,11 +53,6 @@ def settle(target: Path) -> None:
         path.replace(target / path.name)
 
 
-def discard(target: Path) -> None:
+def discard(place: Path) -> None:
     """Remove what is left of an attempt. Not collective."""
-    shutil.rmtree(_place(target).parent, ignore_errors=True)
-
-
-def _place(target: Path) -> Path:
-    target = target.resolve()
-    return target.parent / f".{target.name}.part" / target.name
+    shutil.rmtree(place.parent, ignore_errors=True)
