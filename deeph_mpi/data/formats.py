@@ -99,7 +99,7 @@ FORMATS = {
         streams=True,
     ),
     "siesta": Format(
-        "SIESTA's .HSX (also of Intel's compiler), or .TSHS with .ORB_INDX",
+        "SIESTA's .HSX (also of Intel's compiler; older than 4.1 may be refused), or .TSHS with .ORB_INDX",
         "sisl",
         "SIESTA 5 Si, .HSX: eigenvalues to 2e-4 eV (.EIG), bond frames to 1e-8; .TSHS as sisl writes it; spins untested",
         (("*.HSX", "*.TSHS"),),

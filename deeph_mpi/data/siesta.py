@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from deeph_mpi.basis.orbitals import OrbitalMap
+from deeph_mpi.data.bonds import crooked_bond
 from deeph_mpi.data.deeph import DeephInfo, DeephSystem
 from deeph_mpi.data.elements import system_of
 from deeph_mpi.data.siesta_records import Records, check_hsx, check_tshs
@@ -73,7 +74,7 @@ def read_siesta(
     if orbital_map is None:
         raise DataError(f"'{path}' does not name its orbitals: give --shells ELEMENT=L,L,…")
     info = DeephInfo(orbital_map, parts.spinful, fermi_energy_eV=fermi, occupation=_electrons(records))
-    return system_of(
+    system = system_of(
         parts.structure,
         info,
         parts.overlap,
@@ -83,6 +84,13 @@ def read_siesta(
         cutoff=cutoff,
         scratch=scratch,
     )
+    crooked = crooked_bond(system.structure, system.overlap, orbital_map)
+    if crooked is not None:
+        raise DataError(
+            f"'{path}': the overlap between atoms {crooked[3]} and {crooked[4]} does not point along their bond (files of "
+            "SIESTA up to 4.0 hold no geometry, and sisl guesses one: use a newer SIESTA; or correct --shells)"
+        )
+    return system
 
 
 def _find(path: Path) -> Path:
