@@ -18,7 +18,7 @@ from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Domain", "Edges", "LocalAtoms", "build_domain", "local_atoms"]
 
-GROUP = 4_000  # atoms whose sums of messages are held at a time; bonds between groups are evaluated twice
+GROUP = 3_000  # atoms whose sums of messages are held at a time; bonds between groups are evaluated twice
 SEARCH = 2_000  # atoms whose pairs are looked for at a time, some 200 bytes a pair
 CHUNK_EDGES = 1 << 18
 

@@ -26,7 +26,7 @@ __all__ = [
     "on_device",
 ]
 
-LARGEST_CHUNK = 1024  # bonds; more does not fit the caches and is not faster
+LARGEST_CHUNK = 768  # bonds; more does not fit the caches and is not faster
 ATOMS = 256  # worked on at a time where nothing but their own features is needed
 
 

@@ -15,7 +15,6 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel import World
-from deeph_mpi.parallel.memory import return_freed_memory
 from deeph_mpi.planning.counts import PartPlan
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def assembly_rates(
 ) -> tuple[float, float]:
     """Seconds per element to check H and S, and per element of their triangles for the rest; NaN without PETSc. Collective.
 
-    The faster of two runs, each with memory that the system has yet to give, as in a job.
+    The faster of two runs, the second of which finds the memory of the first.
 
     Args:
         blocks: all of H and of S.
@@ -38,7 +37,6 @@ def assembly_rates(
     rows, checked, whole = RowMap(partition, orbitals), math.inf, math.inf
     try:
         for _ in range(2):
-            return_freed_memory()
             begin = time.perf_counter()
             PencilAssembler(world, rows, *blocks)
             whole = min(whole, time.perf_counter() - begin)
@@ -52,5 +50,5 @@ def assembly_rates(
 
 
 def assembly_seconds(part: PartPlan, rates: Rates) -> float:
-    """Of one rank; NaN where it was not measured."""
-    return part.elements * rates.checked + part.upper * rates.sorted
+    """Of one rank, whose triangles are copied to fresh memory; NaN where it was not measured."""
+    return part.elements * rates.checked + part.upper * (rates.sorted + 16 * rates.fresh)

@@ -103,6 +103,7 @@ class Survey:
             DeephError: with one message, on all ranks.
         """
         keep_freed_memory()
+        world.comm.barrier()  # ranks that start later are no part of what is timed
         begin = time.perf_counter()
         structure = world.on_root(read_structure, config.structure.file)
         with world.together():

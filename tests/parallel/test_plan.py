@@ -130,7 +130,10 @@ def test_seconds_of_assembly_and_network(world: World) -> None:
     orbitals = ORBITALS.orbitals(structure.numbers)
     partition = partition_atoms(structure, np.ones(len(structure)), world.size)
     part = plan_parts(world, model, structure, partition, orbitals)[world.rank]
-    assert assembly_seconds(part, rates) == pytest.approx(part.elements * rates.checked + part.upper * rates.sorted)
+    fresh = 16 * part.upper * rates.fresh
+    assert assembly_seconds(part, rates) == pytest.approx(
+        part.elements * rates.checked + part.upper * rates.sorted + fresh
+    )
     bare, _ = network_seconds(model, part, rates, Interconnect())
     kept, _ = network_seconds(model, part, rates, Interconnect(), rows=True)
     assert kept - bare == pytest.approx(16 * part.elements * rates.fresh)
