@@ -9,10 +9,10 @@ from deeph_mpi.solvers.pencil import Pencil
 
 __all__ = ["block_lanczos"]
 
-_BLOCK = 8  # vectors; on disk, where reading the factor is all that counts, twice as many
+_BLOCK = 16  # vectors: a pass takes twice as long as with one, and no longer where the factor is on disk
 _CAPACITY = 5  # columns kept before a restart, over those wanted
 _RANK = 1e-26  # a direction whose share of a block's S-norm squared is smaller is rounding
-_NEGLIGIBLE = 1e-10  # part of a unit vector along the basis: what taking it away changes is far below any tolerance
+_NEGLIGIBLE = 1e-11  # part of a unit vector along the basis: what taking it away changes is far below any tolerance
 _STEPS = 400
 
 
@@ -36,34 +36,45 @@ def block_lanczos(factor: ShiftedFactor, count: int, known: np.ndarray, toleranc
     count = min(count, pencil.dimension - known.shape[1])
     if count <= 0:
         return np.empty((pencil.local_dimension, 0), dtype=pencil.dtype)
-    width = min(2 * _BLOCK if factor.on_disk else _BLOCK, pencil.dimension - known.shape[1])
+    width = min(_BLOCK, pencil.dimension - known.shape[1])
     capacity = known.shape[1] + int(_CAPACITY * count) + 8 * width
     space = _Space(pencil, known, capacity)
-    block, image = space.orthonormal(factor.solve_block(_random(pencil, width)))[:2]
+    start = factor.solve_block(_random(pencil, width))
+    block, image = space.orthonormal_rest(start, np.zeros((0, width)))[:2]
     projected = np.zeros((0, 0), dtype=pencil.dtype)  # V† S (H − σS)⁻¹ S V for the columns V after the known ones
-    for _ in range(_STEPS):
+    coupling = np.zeros((0, block.shape[1]), dtype=pencil.dtype)  # the same, former columns × block
+    for step in range(_STEPS):
         space.append(block)
         size = space.size - known.shape[1]
         mapped = factor.solve_block(image)
-        rest, rest_image, coefficients, residual = space.orthonormal_rest(mapped)
-        column = coefficients[known.shape[1] :]
+        # What the recurrence says of it is taken away before the product with S, which then serves for what rounding leaves.
+        diagonal = pencil.total(image.conj().T @ mapped)
+        expected = np.concatenate([coupling, (diagonal + diagonal.conj().T) / 2])
+        mapped -= space.vectors[:, space.size - len(expected) : space.size] @ expected
+        rest, rest_image, column, residual = space.orthonormal_rest(mapped, expected)
+        column = column[known.shape[1] :]
+        column[size - len(expected) :] += expected
         grown = np.zeros((size, size), dtype=pencil.dtype)
         grown[: size - block.shape[1], : size - block.shape[1]] = projected
         grown[:, size - block.shape[1] :] = column
         grown[size - block.shape[1] :, :] = column.conj().T
         projected = (grown + grown.conj().T) / 2
-        values, ritz = pencil.eigh(projected)
-        order = np.argsort(-np.abs(values), kind="stable")
-        errors = np.linalg.norm(residual @ ritz[size - block.shape[1] :], axis=0)
-        converged = errors <= tolerance * np.abs(values)
-        wanted = order[:count]
+        coupling = residual.conj().T
         exhausted = rest.shape[1] == 0
-        if exhausted or (size >= count and converged[wanted].all()):
-            break
-        if space.size + rest.shape[1] > capacity:
+        last = exhausted or step == _STEPS - 1
+        full = space.size + rest.shape[1] > capacity
+        if size >= count or full or last:
+            values, ritz = pencil.eigh(projected)
+            order = np.argsort(-np.abs(values), kind="stable")
+            leaving = residual @ ritz[size - block.shape[1] :]
+            converged = np.linalg.norm(leaving, axis=0) <= tolerance * np.abs(values)
+            if last or (size >= count and converged[order[:count]].all()):
+                break
+        if full:
             kept = order[: min(count + width, size - width)]
             space.rotate(known.shape[1], ritz[:, kept])
             projected = np.diag(values[kept]).astype(pencil.dtype)
+            coupling = leaving[:, kept].conj().T
         block, image = rest, rest_image
     chosen = order[converged[order] | exhausted]
     return space.vectors[:, known.shape[1] : space.size] @ ritz[:, chosen]
@@ -87,35 +98,40 @@ class _Space:
         self.vectors[:, begin : begin + rotation.shape[1]] = self.vectors[:, begin : self.size] @ rotation
         self.size = begin + rotation.shape[1]
 
-    def orthonormal_rest(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def orthonormal_rest(
+        self, block: np.ndarray, taken: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Q, S Q, C, R with block = V C + Q R and Q S-orthonormal; columns of Q that are rounding are left out.
 
-        Done twice, the second time with columns of unit norm: near an eigenvalue a few directions are so much longer than
-        the others that these would otherwise drown in what rounding leaves of the former.
+        Where the block had a part along V that is not negligible beside a column of Q, it is done a second time, then with
+        columns of unit norm: near an eigenvalue a few directions are so much longer than the others that these would
+        otherwise drown in what rounding leaves of the former.
+
+        Args:
+            block: (local_dimension, m).
+            taken: (any, m) coefficients of columns of V that were taken away from it before: rounding is relative to these too.
         """
         pencil, basis = self.pencil, self.vectors[:, : self.size]
         total = np.zeros((self.size, block.shape[1]), dtype=pencil.dtype)
         upper = np.eye(block.shape[1], dtype=pencil.dtype)
         image = pencil.multiply(pencil.s, block)
-        scale = np.abs(pencil.total((block.conj() * image).sum(axis=0))).max(initial=1e-300)
+        norms = np.abs(pencil.total((block.conj() * image).sum(axis=0))) + (np.abs(taken) ** 2).sum(axis=0)
+        scale = norms.max(initial=1e-300)
         for threshold in (_RANK * scale, 0.25):
             overlap = pencil.total(basis.conj().T @ image)
             block = block - basis @ overlap
             total += overlap @ upper
-            if np.abs(overlap).max(initial=0.0) > _NEGLIGIBLE:  # the product with S is half of the work here
-                image = pencil.multiply(pencil.s, block)
-            gram = pencil.total(block.conj().T @ image)
+            gram = pencil.total(block.conj().T @ image)  # what of V is still in the image adds nothing
             metric, rotation = pencil.eigh(gram)
             kept = metric > threshold
             root = np.sqrt(metric[kept])
             change = rotation[:, kept] / root
-            block, image = block @ change, image @ change
             upper = (root[:, None] * rotation[:, kept].conj().T) @ upper
+            block = block @ change
+            if np.abs(overlap @ change).max(initial=0.0) <= _NEGLIGIBLE:
+                return block, image @ change, total, upper
+            image = pencil.multiply(pencil.s, block)
         return block, image, total, upper
-
-    def orthonormal(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Q and S Q of `orthonormal_rest`."""
-        return self.orthonormal_rest(block)[:2]
 
 
 def _random(pencil: Pencil, width: int) -> np.ndarray:

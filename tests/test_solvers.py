@@ -20,7 +20,7 @@ from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel import World
-from deeph_mpi.solvers import fermi, slicing
+from deeph_mpi.solvers import fermi, lanczos, slicing
 from deeph_mpi.solvers import spectrum as spectrum_module
 from deeph_mpi.solvers.backends import FactorOptions
 from deeph_mpi.solvers.eigenpairs import Eigenpairs
@@ -63,6 +63,31 @@ def test_double_levels_of_a_ring_are_complete(k: float) -> None:
     if first > 0:
         assert exact[first] - exact[first - 1] > 1e-6, "a pair was cut"
     assert exact[first + len(found)] - exact[first + len(found) - 1] > 1e-6, "a pair was cut"
+
+
+@pytest.mark.parametrize("k", [0.0, 0.23])
+@pytest.mark.parametrize("block", [1, 3, 16])
+def test_restarted_block_lanczos_gives_eigenvectors(monkeypatch: pytest.MonkeyPatch, k: float, block: int) -> None:
+    monkeypatch.setattr(lanczos, "_BLOCK", block)
+    monkeypatch.setattr(lanczos, "_CAPACITY", 1)  # room for eight blocks beside the states wanted: several restarts
+    pencil = ring(600).pencil(np.array([k, 0, 0]))
+    factor = ShiftedFactor(pencil)
+    shift = factor.factorize(0.0131)
+    found = lanczos.block_lanczos(factor, 10, np.empty((600, 0), dtype=pencil.dtype), 1e-10)
+    more = lanczos.block_lanczos(factor, 4, found, 1e-10)
+    vectors = np.concatenate([found, more], axis=1)
+    h, s = (vectors.conj().T @ pencil.multiply(matrix, vectors) for matrix in (pencil.h, pencil.s))
+    np.testing.assert_allclose(s, np.eye(len(s)), atol=1e-9)
+    levels = np.diag(h).real
+    np.testing.assert_allclose(h, np.diag(levels), atol=1e-9)
+    exact = ring_levels(600, k)
+    if block > 1:  # one vector cannot tell the two of a double level apart but by rounding
+        nearest = np.sort(np.abs(exact - shift))[: len(levels)]
+        np.testing.assert_allclose(np.sort(np.abs(levels - shift))[: len(nearest)], nearest, atol=1e-9)
+    else:
+        assert np.abs(exact[:, None] - levels).min(axis=0).max() < 1e-9
+    factor.destroy()
+    pencil.destroy()
 
 
 def test_half_filled_ring_is_metallic() -> None:
