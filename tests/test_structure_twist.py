@@ -59,6 +59,28 @@ def test_graphene_geometry(m: int, r: int, stacking: str) -> None:
     assert min(abs(turn - angle), abs(turn - angle - 60), abs(turn - angle + 60)) < 1e-6
 
 
+@pytest.mark.parametrize("stacking", ["AA", "AB"])
+def test_center_of_a_hexagon(stacking: str) -> None:
+    """The same layers at the same twist, with the axis where no atom is; of AA both layers have a hexagon there."""
+    atom, hexagon = (twisted_bilayer(graphene(), 3, 1, stacking=stacking, centre=c) for c in ("origin", "hexagon"))
+    assert hexagon.angle == atom.angle
+    np.testing.assert_allclose(hexagon.structure.cell, atom.structure.cell)
+    _, _, distance, _ = neighbours(hexagon.structure, 1.6)
+    np.testing.assert_allclose(distance, 2.46 / math.sqrt(3), atol=1e-9)
+    cell = hexagon.structure.cell[:2, :2]
+    for upper in (False, True):
+        flat = hexagon.structure.positions[hexagon.upper == upper, :2] @ np.linalg.inv(cell)
+        nearest = np.linalg.norm((flat - np.round(flat)) @ cell, axis=1).min()
+        on_atom = stacking == "AB" and upper
+        assert nearest == pytest.approx(0.0 if on_atom else 2.46 / math.sqrt(3), abs=1e-9)
+
+
+def test_center_of_a_hexagon_needs_one() -> None:
+    square = Structure(np.array([26]), np.zeros((1, 3)), np.diag([3.0, 3.0, 12.0]), np.ones(3, dtype=bool))
+    with pytest.raises(StructureError, match="hexagonal lattice"):
+        twisted_bilayer(square, 1, 1, distance=3.0, centre="hexagon")
+
+
 def test_angle_of_magic_graphene() -> None:
     assert twisted_bilayer(graphene(), 31, 1).angle == pytest.approx(1.0501, abs=1e-4)
 
