@@ -77,8 +77,9 @@ class Eigenpairs:
         independent = metric > _INDEPENDENT**2
         if not independent.any():
             return self
-        space = np.concatenate([old, new @ (rotation[:, independent] / np.sqrt(metric[independent]))], axis=1)
-        h_space, s_space = pencil.multiply(pencil.h, space), pencil.multiply(pencil.s, space)
+        change = rotation[:, independent] / np.sqrt(metric[independent])
+        space, s_space = (np.concatenate([x, y @ change], axis=1) for x, y in ((old, new), (s_old, s_new)))
+        h_space = pencil.multiply(pencil.h, space)
         projected = [pencil.total(space.conj().T @ image) for image in (h_space, s_space)]
         energies, ritz = pencil.eigh(*projected)
         vectors, s_vectors = space @ ritz, s_space @ ritz

@@ -12,7 +12,7 @@ __all__ = ["block_lanczos"]
 _BLOCK = 16  # vectors: a pass takes twice as long as with one, and no longer where the factor is on disk
 _CAPACITY = 5  # columns kept before a restart, over those wanted
 _RANK = 1e-26  # a direction whose share of a block's S-norm squared is smaller is rounding
-_NEGLIGIBLE = 1e-11  # part of a unit vector along the basis: what taking it away changes is far below any tolerance
+_CANCELLED = 1e-4  # of a vector is left: its product with S, taken along, has lost as many digits
 _STEPS = 400
 
 
@@ -44,7 +44,7 @@ def block_lanczos(factor: ShiftedFactor, count: int, known: np.ndarray, toleranc
     projected = np.zeros((0, 0), dtype=pencil.dtype)  # V† S (H − σS)⁻¹ S V for the columns V after the known ones
     coupling = np.zeros((0, block.shape[1]), dtype=pencil.dtype)  # the same, former columns × block
     for step in range(_STEPS):
-        space.append(block)
+        space.append(block, image)
         size = space.size - known.shape[1]
         mapped = factor.solve_block(image)
         # What the recurrence says of it is taken away before the product with S, which then serves for what rounding leaves.
@@ -81,21 +81,25 @@ def block_lanczos(factor: ShiftedFactor, count: int, known: np.ndarray, toleranc
 
 
 class _Space:
-    """S-orthonormal columns, the known ones first."""
+    """S-orthonormal columns V, the known ones first, and S V: every new block then needs one product with S."""
 
     def __init__(self, pencil: Pencil, known: np.ndarray, capacity: int) -> None:
         self.pencil = pencil
-        self.vectors = np.empty((pencil.local_dimension, capacity + known.shape[1] + 16), pencil.dtype, order="F")
+        shape = pencil.local_dimension, capacity + known.shape[1] + 16
+        self.vectors, self.images = (np.empty(shape, pencil.dtype, order="F") for _ in range(2))
         self.size = 0
-        self.append(known)
+        if known.shape[1]:
+            self.append(known, pencil.multiply(pencil.s, known))
 
-    def append(self, block: np.ndarray) -> None:
-        self.vectors[:, self.size : self.size + block.shape[1]] = block
+    def append(self, block: np.ndarray, image: np.ndarray) -> None:
+        added = slice(self.size, self.size + block.shape[1])
+        self.vectors[:, added], self.images[:, added] = block, image
         self.size += block.shape[1]
 
     def rotate(self, begin: int, rotation: np.ndarray) -> None:
         """Replace the columns from `begin` by combinations of them."""
-        self.vectors[:, begin : begin + rotation.shape[1]] = self.vectors[:, begin : self.size] @ rotation
+        for columns in (self.vectors, self.images):
+            columns[:, begin : begin + rotation.shape[1]] = columns[:, begin : self.size] @ rotation
         self.size = begin + rotation.shape[1]
 
     def orthonormal_rest(
@@ -103,34 +107,32 @@ class _Space:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Q, S Q, C, R with block = V C + Q R and Q S-orthonormal; columns of Q that are rounding are left out.
 
-        Where the block had a part along V that is not negligible beside a column of Q, it is done a second time, then with
-        columns of unit norm: near an eigenvalue a few directions are so much longer than the others that these would
-        otherwise drown in what rounding leaves of the former.
+        Done twice, the second time with columns of unit norm: near an eigenvalue a few directions are so much longer than
+        the others that these would otherwise drown in what rounding leaves of the former. Then S Q is computed anew too.
 
         Args:
             block: (local_dimension, m).
             taken: (any, m) coefficients of columns of V that were taken away from it before: rounding is relative to these too.
         """
-        pencil, basis = self.pencil, self.vectors[:, : self.size]
+        pencil = self.pencil
+        basis, basis_image = self.vectors[:, : self.size], self.images[:, : self.size]
         total = np.zeros((self.size, block.shape[1]), dtype=pencil.dtype)
         upper = np.eye(block.shape[1], dtype=pencil.dtype)
         image = pencil.multiply(pencil.s, block)
-        norms = np.abs(pencil.total((block.conj() * image).sum(axis=0))) + (np.abs(taken) ** 2).sum(axis=0)
-        scale = norms.max(initial=1e-300)
-        for threshold in (_RANK * scale, 0.25):
+        squares = np.abs(pencil.total((block.conj() * image).sum(axis=0)))
+        whole = (squares + (np.abs(taken) ** 2).sum(axis=0)).max(initial=1e-300)
+        for again, threshold in enumerate((_RANK * whole, 0.25)):
             overlap = pencil.total(basis.conj().T @ image)
-            block = block - basis @ overlap
+            block, image = block - basis @ overlap, image - basis_image @ overlap
             total += overlap @ upper
-            gram = pencil.total(block.conj().T @ image)  # what of V is still in the image adds nothing
-            metric, rotation = pencil.eigh(gram)
+            metric, rotation = pencil.eigh(pencil.total(block.conj().T @ image))
             kept = metric > threshold
             root = np.sqrt(metric[kept])
             change = rotation[:, kept] / root
+            block, image = block @ change, image @ change
             upper = (root[:, None] * rotation[:, kept].conj().T) @ upper
-            block = block @ change
-            if np.abs(overlap @ change).max(initial=0.0) <= _NEGLIGIBLE:
-                return block, image @ change, total, upper
-            image = pencil.multiply(pencil.s, block)
+            if not again and root.min(initial=np.inf) < _CANCELLED * np.sqrt(squares.max()):
+                image = pencil.multiply(pencil.s, block)
         return block, image, total, upper
 
 
