@@ -12,7 +12,7 @@ __all__ = ["block_lanczos"]
 _BLOCK = 16  # vectors: a pass takes twice as long as with one, and no longer where the factor is on disk
 _CAPACITY = 5  # columns kept before a restart, over those wanted
 _RANK = 1e-26  # a direction whose share of a block's S-norm squared is smaller is rounding
-_CANCELLED = 1e-4  # of a vector is left: its product with S, taken along, has lost as many digits
+_CANCELLED = 1e-4  # of a block's longest vector: in shorter ones as many digits are lost
 _STEPS = 400
 
 
@@ -107,8 +107,9 @@ class _Space:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Q, S Q, C, R with block = V C + Q R and Q S-orthonormal; columns of Q that are rounding are left out.
 
-        Done twice, the second time with columns of unit norm: near an eigenvalue a few directions are so much longer than
-        the others that these would otherwise drown in what rounding leaves of the former. Then S Q is computed anew too.
+        Columns are made orthonormal twice, the second time with unit norm: near an eigenvalue a few directions are so much
+        longer than the others that these would otherwise drown in what rounding leaves of the former. Where that is so, S Q
+        is computed anew and V taken away again.
 
         Args:
             block: (local_dimension, m).
@@ -121,17 +122,20 @@ class _Space:
         image = pencil.multiply(pencil.s, block)
         squares = np.abs(pencil.total((block.conj() * image).sum(axis=0)))
         whole = (squares + (np.abs(taken) ** 2).sum(axis=0)).max(initial=1e-300)
+        cancelled = True
         for again, threshold in enumerate((_RANK * whole, 0.25)):
-            overlap = pencil.total(basis.conj().T @ image)
-            block, image = block - basis @ overlap, image - basis_image @ overlap
-            total += overlap @ upper
+            if cancelled:
+                overlap = pencil.total(basis.conj().T @ image)
+                block, image = block - basis @ overlap, image - basis_image @ overlap
+                total += overlap @ upper
             metric, rotation = pencil.eigh(pencil.total(block.conj().T @ image))
             kept = metric > threshold
             root = np.sqrt(metric[kept])
             change = rotation[:, kept] / root
             block, image = block @ change, image @ change
             upper = (root[:, None] * rotation[:, kept].conj().T) @ upper
-            if not again and root.min(initial=np.inf) < _CANCELLED * np.sqrt(squares.max()):
+            cancelled = not again and root.min(initial=np.inf) < _CANCELLED * np.sqrt(squares.max())
+            if cancelled:
                 image = pencil.multiply(pencil.s, block)
         return block, image, total, upper
 
