@@ -74,7 +74,6 @@ def solve_seconds(
     factorization, speedup = slowest / (_FACTOR * rate), tree.flops / slowest
     if solve.window is not None:
         return SolveSeconds(factorization, speedup, 4, 0.0, kpoints)
-    vectors = _VECTORS * (solve.states or 1)
     one = 4 * tree.elements / (_PASS * rate) + 4 * nonzeros / (_PRODUCT * rate)
-    vectors *= one / speedup * (_DIVIDED if ranks > 1 else 1.0)
+    vectors = _VECTORS * (solve.states or 1) * one / speedup * (_DIVIDED if ranks > 1 else 1.0)
     return SolveSeconds(factorization, speedup, 4 if solve.prove else 1, vectors, kpoints)
