@@ -153,8 +153,8 @@ class SolveSection(Section):
         "whether an inversion or a twofold axis of the crystal, found from its atoms, makes the matrices of all k-points real "
         "by combining partners' orbitals: a general k then costs what Γ does instead of 4 times the memory and 8 times the "
         "work. H and S are averaged with their images where they differ by at most 1e-5 eV and 1e-6 (the network's single "
-        'precision), else it is not done. "auto": where a k-point needs it; "always": at Γ too, whose factor is then 1.5 times '
-        "smaller",
+        'precision), else it is not done. "auto": where a k-point needs it, and with H and S from files (`solve`) only where '
+        'they differ by at most 1e-8; "always": at Γ too, whose factor is then 1.5 times smaller',
     )
     pools: int | Literal["auto"] = key(
         "auto",

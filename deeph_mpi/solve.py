@@ -13,7 +13,7 @@ import numpy as np
 from deeph_mpi._version import __version__
 from deeph_mpi.assembly.lattice_sum import is_time_reversal_invariant
 from deeph_mpi.assembly.pencil import PencilAssembler
-from deeph_mpi.assembly.real_gauge import RealGauge, choose_gauge
+from deeph_mpi.assembly.real_gauge import ROUNDING, RealGauge, choose_gauge
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.basis.orbitals import OrbitalMap
@@ -80,6 +80,7 @@ def solve(config: SolveConfig, world: World, *, resume: bool = False) -> Spectru
                 info.occupation,
                 spinful=spinful,
                 guess=guess,
+                given=True,
             )
         matrices = [directory / "hamiltonian.h5", directory / "overlap.h5"]
         identity = world.on_root(job_identity, config, structure, matrices)
@@ -152,6 +153,7 @@ def plan_spectrum(
     *,
     spinful: bool = False,
     guess: float | None = None,
+    given: bool = False,
 ) -> SpectrumPlan:
     """Check that PETSc is there and what [solve] asks for can be done. Collective.
 
@@ -160,6 +162,7 @@ def plan_spectrum(
         electrons: of the neutral cell; None when unknown.
         spinful: H is made of spinor blocks.
         guess: of the Fermi energy in eV.
+        given: H and S are somebody's, not the network's: they are averaged with their images where that is asked for alone.
 
     Raises:
         DeephError: on all ranks.
@@ -193,6 +196,8 @@ def plan_spectrum(
     gauge = None
     if solve.real_gauge != "never" and not spinful and petsc.factors_triangle(options.factor.backend):
         gauge = world.on_root(choose_gauge, structure, orbitals, kpoints, always=solve.real_gauge == "always")
+        if gauge is not None and given and solve.real_gauge == "auto":
+            gauge = replace(gauge, averaged=ROUNDING)
         if gauge is None and not all(is_time_reversal_invariant(k) for k in kpoints):
             log.info(
                 "no inversion or twofold axis keeps all k-points: real matrices of twice the dimension at some of them"

@@ -18,7 +18,7 @@ __all__ = ["CLUSTER", "nearest_states", "states_in_window"]
 
 CLUSTER = 1e-6  # eV: states closer than this belong together and are never separated
 _KRYLOV_TOLERANCE = 1e-10
-_LANCZOS_TOLERANCE = 3e-8  # of vectors; energies are then exact to its square
+_LANCZOS_TOLERANCE = 1e-8  # of vectors; energies are then exact to its square
 _RESIDUAL = 1e-6  # eV: largest true residual of an accepted pair; its energy is then exact to the square of that / gap
 _SLICE = 120  # states between two shifts, about, and of one Krylov run at most
 _ROUNDS = 12

@@ -19,14 +19,9 @@ from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.pencil import Pencil
 
-__all__ = ["BROKEN_H", "BROKEN_S", "PencilAssembler"]
+__all__ = ["PencilAssembler"]
 
 log = logging.getLogger(__name__)
-
-# Elements by which H (eV) and S may differ from their averages with their images under the operation of a real gauge: the
-# single precision of the network. States are those of the averages, which moves levels by their square, of close ones by as
-# much at most.
-BROKEN_H, BROKEN_S = 1e-5, 1e-6
 
 
 class PencilAssembler:
@@ -135,10 +130,11 @@ class PencilAssembler:
             return None
         folded = FoldedPencil(self.world, self.rows, gauge, h, s)
         name = gauge.reversal.name
-        if folded.broken_h > BROKEN_H or folded.broken_s > BROKEN_S:
+        if folded.broken_h > gauge.averaged[0] or folded.broken_s > gauge.averaged[1]:
             log.info(
-                "H and S do not have the %s of the structure (by up to %.1e eV and %.1e): at general k their real form has "
-                "twice the dimension", name, folded.broken_h, folded.broken_s,
+                "H and S differ from their averages with their images under the %s of the structure by up to %.1e eV and %.1e "
+                "(allowed are %.0e and %.0e): at general k their real form has twice the dimension",
+                name, folded.broken_h, folded.broken_s, *gauge.averaged,
             )  # fmt: skip
             return None
         log.info(

@@ -19,7 +19,12 @@ from deeph_mpi.domain.cell import wrap
 from deeph_mpi.domain.reversal import Reversal, find_reversals
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["RealGauge", "choose_gauge"]
+__all__ = ["NOISE", "ROUNDING", "RealGauge", "choose_gauge"]
+
+# Elements by which H (eV) and S may differ from their averages with their images under the operation. States are those of the
+# averages, which moves levels by their square, of close ones by as much at most.
+NOISE = (1e-5, 1e-6)  # of the network's single precision
+ROUNDING = (1e-8, 1e-8)  # of files whose H and S stand as they are
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class RealGauge:
         sizes: (N,) int64 orbitals.
         signs: (orbitals,) float64, s = ±1 of every orbital, in atom order.
         complex_along: (3,) bool, directions along which a phase of a k-point asked for may be other than ±1.
+        averaged: largest elements by which H (eV) and S may differ from their averages with their images.
     """
 
     reversal: Reversal
@@ -45,6 +51,7 @@ class RealGauge:
     sizes: np.ndarray
     signs: np.ndarray
     complex_along: np.ndarray
+    averaged: tuple[float, float] = NOISE
 
     @classmethod
     def of(cls, reversal: Reversal, structure: Structure, orbitals: OrbitalMap, kpoints: np.ndarray) -> RealGauge:
