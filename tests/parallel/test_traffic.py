@@ -61,7 +61,8 @@ def test_reading_sends_blocks_to_their_owners_and_averages_partners(world: World
     reader = np.repeat(np.arange(world.size), np.diff(slices))
     # Of two partners the one with i < j travels to the owner of j, is averaged there, and comes back.
     meets = (i < j) & (owner[i] != owner[j])
-    expected = size[(reader == world.rank) & (owner[i] != world.rank)].sum()
+    # Tables are sent ahead: the indices of a block travel twice to the owner of i.
+    expected = (size + 8 * 5)[(reader == world.rank) & (owner[i] != world.rank)].sum()
     expected += size[meets & (owner[i] == world.rank)].sum() + size[meets & (owner[j] == world.rank)].sum()
     assert sent == expected
     assert (sent == 0) == (world.size == 1)
