@@ -45,7 +45,7 @@ def nearest_states(
     shift = factor.factorize(target if shift is None else shift)
     dimension = factor.pencil.dimension
     count = min(count, dimension)
-    want = min(dimension, count + max(4, count // 10))
+    want = min(dimension, count + max(6, count // 8))
     pairs = Eigenpairs.none(factor.pencil)
     for _ in range(_ROUNDS):
         pairs, progress = _gather(factor, pairs, want)

@@ -197,7 +197,7 @@ def test_state_missing_between_homo_and_lumo_is_explained(monkeypatch: pytest.Mo
         return slicing.states_in_window(*arguments) if len(calls) == 1 else missing_one(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fermi, "states_in_window", second_is_incomplete)
-    levels = np.concatenate([np.arange(-100, 1) * 0.1, np.arange(5.0, 25.0)])
+    levels = np.concatenate([np.arange(-100, 1) * 0.1, np.arange(5.0, 405.0)])
     with pytest.raises(SolverError, match=r"inertia counts 2 states in .* 1 were found"):
         spectrum(isolated_atoms(levels), np.zeros((1, 3)), SolveOptions(states=1, electrons=202.0, guess=0.05))
     assert len(calls) == 2
@@ -375,11 +375,11 @@ def test_counts_of_an_inexact_factor_prove_nothing(options: str, reason: str) ->
         "import numpy as np\n"
         "from tests.test_solvers import ring, ring_levels\n"
         "from deeph_mpi.solvers.spectrum import SolveOptions, spectrum\n"
-        "e = ring_levels(131, 0.23)\n"
+        "e = ring_levels(531, 0.23)\n"
         "near = np.sort(e[np.argsort(abs(e - 0.05))[:5]])\n"
         "k = np.array([[0.23, 0, 0]])\n"
         "for asked in ({'states': 5}, {'states': None, 'window': (near[0] - 0.051, near[-1] - 0.049)}):\n"
-        "    r = spectrum(ring(131), k, SolveOptions(target=0.05, **asked))\n"
+        "    r = spectrum(ring(531), k, SolveOptions(target=0.05, **asked))\n"
         "    assert np.allclose(r.energies[0], near, atol=1e-10), (r.energies, near)\n"
         "    assert not r.verified.any()\n"
         "    print(r.notes)\n"
@@ -411,8 +411,8 @@ def test_complex_petsc_finds_the_states_and_says_that_it_proves_nothing() -> Non
         "from deeph_mpi.solvers import petsc\n"
         "from deeph_mpi.solvers.spectrum import SolveOptions, spectrum\n"
         "assert petsc.is_complex()\n"
-        "r = spectrum(ring(131), np.array([[0.23, 0, 0]]), SolveOptions(target=0.05, states=5))\n"
-        "e = ring_levels(131, 0.23)\n"
+        "r = spectrum(ring(531), np.array([[0.23, 0, 0]]), SolveOptions(target=0.05, states=5))\n"
+        "e = ring_levels(531, 0.23)\n"
         "near = np.sort(e[np.argsort(abs(e - 0.05))[:5]])\n"
         "assert np.allclose(r.energies[0], near, atol=1e-10), (r.energies, near)\n"
         "assert not r.verified.any() and r.first[0] == -1\n"
