@@ -21,12 +21,12 @@ class _Place:
 
     Attributes:
         atoms: (rows,) int64, the atom of each row.
-        orbital: (rows,) int64, its orbital in atom order.
+        signs: (rows,) float64, of its orbital under the operation.
         rows: (rows,) int64, local rows in the array meant.
     """
 
     atoms: np.ndarray
-    orbital: np.ndarray
+    signs: np.ndarray
     rows: np.ndarray
 
 
@@ -48,18 +48,14 @@ class GaugeVectors:
         self._local = int(rows.sizes[own].sum())
         folded = rows.sizes * gauge.parts
         partner, single, leads = gauge.reversal.partner, gauge.single, gauge.leads
-        orbital = np.cumsum(rows.sizes) - rows.sizes
 
         def place(atoms: np.ndarray, sizes: np.ndarray) -> _Place:
             """Of `atoms` among the rows of this rank that has `sizes` for each of its own atoms."""
             begin = np.zeros(len(sizes), dtype=np.int64)
             begin[own] = np.cumsum(sizes[own]) - sizes[own]
             within = _counting(rows.sizes[atoms])
-            return _Place(
-                np.repeat(atoms, rows.sizes[atoms]),
-                np.repeat(orbital[atoms], rows.sizes[atoms]) + within,
-                np.repeat(begin[atoms], rows.sizes[atoms]) + within,
-            )
+            each = np.repeat(atoms, rows.sizes[atoms])
+            return _Place(each, gauge.signs[gauge.kind[each], within], begin[each] + within)
 
         mine = own[leads[own]]
         self._functions, self._orbitals = place(mine, folded), place(mine, rows.sizes)
@@ -82,17 +78,17 @@ class GaugeVectors:
 
     def orbitals(self, x: np.ndarray) -> np.ndarray:
         """Complex coefficients (own orbitals, m) of vectors x (own rows, m) of the gauge. Collective."""
-        functions, pairs, signs = self._functions, self._pairs, self.gauge.signs
+        functions, pairs = self._functions, self._pairs
         f = x[functions.rows].astype(np.complex128)
         f[pairs] = (f[pairs] + 1j * x[self._minus]) / np.sqrt(2)
-        odd = ~pairs & (signs[functions.orbital] < 0)
+        odd = ~pairs & (functions.signs < 0)
         f[odd] *= 1j
         result = np.empty((self._local, x.shape[1]), dtype=np.complex128)
         result[self._orbitals.rows] = self._phases[functions.atoms, None] * f
         out = [f[rows].conj() for rows in self._send]  # Θ f_i has the conjugate coefficient
         count_sent(sum(part.nbytes for rank, part in enumerate(out) if rank != self.world.rank))
         for place, part in zip(self._receive, self.world.comm.alltoall(out), strict=True):
-            result[place.rows] = self._phases[place.atoms, None] * signs[place.orbital, None] * part
+            result[place.rows] = self._phases[place.atoms, None] * place.signs[:, None] * part
         return result
 
 

@@ -39,7 +39,8 @@ class RealGauge:
         home: (N, 3) int64, n.
         moved: (N, 3) int64, d; 0 for atoms with another partner.
         sizes: (N,) int64 orbitals.
-        signs: (orbitals,) float64, s = ±1 of every orbital, in atom order.
+        kind: (N,) int64, which row of `signs` is an atom's.
+        signs: (elements, most orbitals) float64, s = ±1 of the orbitals of an atom; 1 beyond them.
         complex_along: (3,) bool, directions along which a phase of a k-point asked for may be other than ±1.
         averaged: largest elements by which H (eV) and S may differ from their averages with their images.
     """
@@ -49,6 +50,7 @@ class RealGauge:
     home: np.ndarray
     moved: np.ndarray
     sizes: np.ndarray
+    kind: np.ndarray
     signs: np.ndarray
     complex_along: np.ndarray
     averaged: tuple[float, float] = NOISE
@@ -66,7 +68,12 @@ class RealGauge:
         follows = np.flatnonzero(lead != atoms)
         home[follows] = image[lead[follows]]
         moved = home @ reversal.lattice + reversal.shift - home[reversal.partner]
-        signs = {z: _signs(shells, reversal.signs) for z, shells in orbitals.shells.items()}
+        sizes = orbitals.orbitals(structure.numbers)
+        elements, kind = np.unique(structure.numbers, return_inverse=True)
+        signs = np.ones((len(elements), int(sizes.max())))
+        for row, number in zip(signs, elements.tolist(), strict=True):
+            known = _signs(orbitals.shells[number], reversal.signs)
+            row[: len(known)] = known
         twice = 2 * np.asarray(kpoints)
         complex_along = (np.abs(twice - np.round(twice)) > 1e-12).any(axis=0)
         return cls(
@@ -74,8 +81,9 @@ class RealGauge:
             lead,
             home,
             moved,
-            orbitals.orbitals(structure.numbers),
-            np.concatenate([signs[int(z)] for z in structure.numbers]),
+            sizes,
+            kind.reshape(-1),
+            signs,
             complex_along,
         )
 
@@ -96,8 +104,7 @@ class RealGauge:
 
     def signs_of(self, atoms: np.ndarray, size: int) -> np.ndarray:
         """(m, size) signs of the orbitals of atoms that all have `size` of them."""
-        first = np.cumsum(self.sizes) - self.sizes
-        return self.signs[first[atoms, None] + np.arange(size)]
+        return self.signs[self.kind[atoms], :size]
 
 
 def choose_gauge(

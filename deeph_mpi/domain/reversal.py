@@ -22,6 +22,7 @@ _SLOPE = (
 )
 _TESTS = 24  # atoms on which all centres are tried
 _FULL = 16  # centres that are tried on all atoms
+_GROUP = 8192  # atoms whose surroundings are looked at together: the pairs of all would not fit a rank
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def find_reversals(structure: Structure) -> list[Reversal]:
     few of them suit, the search may end before it finds these.
     """
     wrapped = wrap(structure)
-    surroundings = _surroundings(structure)
+    surroundings = _surroundings(structure, wrapped)
     spread = _SLOPE * TOLERANCE * int(structure.numbers.max(initial=1))
     tree = _Tree(structure, wrapped)
     found = (_find(structure, wrapped, tree, surroundings, spread, *item) for item in _OPERATIONS.items())
@@ -141,9 +142,15 @@ def _half(square: np.ndarray, lattice: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def _surroundings(structure: Structure) -> np.ndarray:
+def _surroundings(structure: Structure, wrapped: WrappedAtoms) -> np.ndarray:
     """(N,) a number for each atom that depends on the elements and distances of its neighbours only, and smoothly."""
-    pairs = neighbour_pairs(structure, np.arange(len(structure)), _SURROUNDINGS)
-    weight = (1 - (pairs.distances / _SURROUNDINGS) ** 2) ** 3 * structure.numbers[pairs.j]
-    own = len(chemical_symbols) * structure.numbers.astype(np.float64)
-    return own + np.bincount(pairs.i, weight, len(structure))
+    result = len(chemical_symbols) * structure.numbers.astype(np.float64)
+    fractional = wrapped.fractional
+    longest = int(np.argmax(np.ptp(fractional, axis=0) * wrapped.heights))
+    along = np.argsort(fractional[:, longest], kind="stable")
+    for some in np.array_split(along, -(-len(along) // _GROUP)):
+        atoms = np.sort(some)
+        pairs = neighbour_pairs(structure, atoms, _SURROUNDINGS, wrapped)
+        weight = (1 - (pairs.distances / _SURROUNDINGS) ** 2) ** 3 * structure.numbers[pairs.j]
+        result[atoms] += np.bincount(np.searchsorted(atoms, pairs.i), weight, len(atoms))
+    return result

@@ -19,6 +19,7 @@ from deeph_mpi.basis.shells import ShellTable
 from deeph_mpi.domain.reversal import find_reversals
 from deeph_mpi.parallel import World
 from deeph_mpi.solvers.options import SolveOptions
+from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.spectrum import Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
 from tests.parallel.test_assembly import bloch, owners, part
@@ -196,6 +197,21 @@ def test_states_are_those_of_the_doubled_matrices(world: World, options: dict[st
         np.testing.assert_allclose(vectors.conj().T @ overlap, np.eye(len(energies)), atol=1e-9)
         assert int(doubled.first[n]) == first
         np.testing.assert_allclose(ours.populations[n], doubled.populations[n], atol=1e-5)
+
+
+def test_pools_of_ranks_share_kpoints(world: World) -> None:
+    name, kpoints = "C2z", PLANE
+    structure, orbitals, h, s = system(name)
+    sizes = orbitals.orbitals(structure.numbers)
+    pools = Pools.divide(world, 2 if world.size % 2 == 0 else world.size)
+    found = spectrum(assembler(pools.pool, name, kpoints), kpoints, SolveOptions(target=0.0, states=6), pools=pools)
+    assert found.verified.all()
+    for n, k in enumerate(kpoints):
+        energies = found.energies[n][np.isfinite(found.energies[n])]
+        dense = scipy.linalg.eigh(bloch(h, sizes, tuple(k)), bloch(s, sizes, tuple(k)), eigvals_only=True)
+        first = int(found.first[n])
+        assert len(energies) >= 6
+        np.testing.assert_allclose(energies, dense[first : first + len(energies)], atol=1e-9)
 
 
 def test_matrices_without_the_symmetry_are_doubled(world: World) -> None:
