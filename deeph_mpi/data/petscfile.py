@@ -51,8 +51,6 @@ class RankRows:
     def pieces(self, chosen: np.ndarray, phases: np.ndarray | None) -> Iterator[csr_matrix]:
         """Rows of a few atoms at a time, of all columns: the sum of chosen blocks times their phases, zeros kept."""
         first = np.concatenate([[0], np.cumsum(self.sizes)])
-        place = np.arange(first[-1]) + np.repeat((self.spins - 1) * first[:-1], self.sizes)  # of ↑ in the atom's rows
-        down = place + np.repeat(self.sizes, self.sizes)
         starts = np.searchsorted(self.blocks.pairs[chosen, 3], np.append(self.atoms, len(self.sizes)))
         ends = np.concatenate([[0], np.cumsum(np.diff(self.blocks.offsets)[chosen])])
         for part in pieces_of(np.diff(ends[starts])):
@@ -62,10 +60,11 @@ class RankRows:
             pair, rows, columns = coordinates(taken, self.sizes)
             values = taken.entries if phases is None else taken.entries * phases[members][pair]
             low, high = (self.spins * int(first[atom]) for atom in (self.atoms[part][0], self.atoms[part][-1] + 1))
-            where = [np.concatenate([spin[index] for spin in (place, down)[: self.spins]]) for index in (rows, columns)]
-            matrix = csr_matrix(
-                (np.tile(values, self.spins), (where[0] - low, where[1])), shape=(high - low, self.size)
-            )
+            if self.spins == 2:  # an atom's rows of ↑, then those of ↓
+                values, ends_of = np.tile(values, 2), taken.pairs[pair, 3:].T
+                ups = [index + first[atom] for index, atom in zip((rows, columns), ends_of, strict=True)]
+                rows, columns = (np.append(up, up + self.sizes[atom]) for up, atom in zip(ups, ends_of, strict=True))
+            matrix = csr_matrix((values, (rows - low, columns)), shape=(high - low, self.size))
             matrix.sort_indices()
             yield matrix
 
