@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 RESTART = "deeph-mpi restart 2"
 STEPS, LEAST_EPOCHS = 12_000, 20  # of a run whose length is not given
+SAVE_EVERY = 10.0  # seconds of training at least between restart files: what a killed run loses at most, and an epoch
 
 
 class Trainer:
@@ -108,6 +109,7 @@ class Trainer:
                 self.history.start()
                 self.restart.unlink(missing_ok=True)  # of a run that is not to be continued
         self._begin = time.monotonic() - self.seconds
+        self._saved = time.monotonic()
         with finishing_units(), progress(self.world, "epoch", self.epochs, done=self.epoch) as bar:
             while not self._finished():
                 loss = self._train_epoch()
@@ -116,6 +118,9 @@ class Trainer:
                 self.seconds = self.world.comm.bcast(time.monotonic() - self._begin, root=0)
                 self._keep(loss, errors)
                 bar.advance(1, f"loss {loss:.3f} meV, validation {errors['all']:.3f} meV")
+        with self.world.together():
+            if self.history is not None:
+                self._save(0.0)
         self.model.network.load_state_dict(self.best["weights"])
         log.info("best epoch %d: validation error %.3f meV", self.best["epoch"], self.best["error"])
 
@@ -156,7 +161,7 @@ class Trainer:
             self._update_average()
             self.loss += float(loss.detach()) * self.elements[batch].sum()
             self.batches = number + 1
-        mean = 1e3 * world.sum(self.loss) / self.elements.sum()
+        mean = float(1e3 * world.sum(self.loss) / self.elements.sum())
         self.batches, self.loss = 0, 0.0
         return mean
 
@@ -215,7 +220,7 @@ class Trainer:
         return errors.mean
 
     def _keep(self, loss: float, errors: dict[str, float]) -> None:
-        """Remember the best weights, append to the log and write the restart file (root)."""
+        """Remember the best weights, append to the log and, where `SAVE_EVERY` has passed, write the restart file (root)."""
         error = errors["all"] if self.config.data.validation else loss
         if error < self.best["error"]:
             self.best = {"error": error, "epoch": self.epoch, "weights": self._weights(self.average)}
@@ -223,7 +228,8 @@ class Trainer:
             if self.history is None:
                 return
             self.history.epoch(self.epoch, self.seconds, self._learning_rate(self.epoch), loss, errors)
-            self._save(0.0)
+            if time.monotonic() - self._saved >= SAVE_EVERY:
+                self._save(0.0)
 
     def _save(self, loss: float) -> None:
         """Write the restart file, given the sum of this epoch's losses over all ranks. Root only."""
@@ -241,6 +247,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
         }
         save_plain(self.restart, state)
+        self._saved = time.monotonic()
 
     def _resume(self) -> None:
         state = load_plain(self.restart, RESTART)

@@ -62,11 +62,16 @@ def config(world: World, folder: Path, out: str, *overrides: str) -> TrainConfig
     return world.on_root(make)
 
 
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Rows of the log of a run."""
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def log(folder: Path) -> np.ndarray:
     """Losses and errors per epoch: columns train, all, onsite, hopping in meV."""
-    with (folder / "log.csv").open() as file:
-        columns = ("train_meV", "all_meV", "onsite_meV", "hopping_meV")
-        return np.array([[float(row[c]) for c in columns] for row in csv.DictReader(file)])
+    columns = ("train_meV", "all_meV", "onsite_meV", "hopping_meV")
+    return np.array([[float(row[c]) for c in columns] for row in rows(folder)])
 
 
 def test_same_as_one_rank_and_resumed(world: World, shared_path: Path) -> None:
@@ -92,6 +97,18 @@ def test_same_as_one_rank_and_resumed(world: World, shared_path: Path) -> None:
         weights = load_checkpoint(shared_path / run / "model.pt").network.state_dict()
         expected = load_checkpoint(shared_path / "alone" / "model.pt").network.state_dict()
         assert max(float((weights[key] - expected[key]).abs().sum()) for key in expected) < 1e-6
+
+
+def test_resumed_without_validation_structures(world: World, shared_path: Path) -> None:
+    """The best epoch is then the one with the least loss."""
+    none = "data.validation=[]"
+    train(config(world, shared_path, "stopped", none, "train.minutes=1e-9"), world)
+    train(config(world, shared_path, "stopped", none), world)
+    train(config(world, shared_path, "whole", none), world)
+    if world.is_root:
+        losses = [[row["train_meV"] for row in rows(shared_path / run)] for run in ("stopped", "whole")]
+        assert len(losses[0]) == 3
+        np.testing.assert_allclose(*np.array(losses, dtype=float), rtol=0, atol=2e-5)
 
 
 def test_a_packed_file_gives_the_same(world: World, shared_path: Path) -> None:
