@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import scipy.linalg
 
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
+from deeph_mpi.solvers.triangle import TriangleProduct
 
 __all__ = ["Gauge", "Pencil"]
 
@@ -49,6 +50,7 @@ class Pencil:
     atoms: np.ndarray | None = None
     removed: np.ndarray | None = None
     gauge: Gauge | None = None
+    _overlap: TriangleProduct | None = field(default=None, init=False, repr=False)
 
     @property
     def multiplicity(self) -> int:
@@ -106,6 +108,8 @@ class Pencil:
         """Product of `h` or `s` with the columns of x (local_dimension, m). Collective."""
         if self.world.size == 1 and x.shape[1] > 1 and not self._wrong_together(matrix):
             return self._multiply_together(matrix, x)
+        if matrix is self.s and x.shape[1] > 1 and matrix.getType() == "mpisbaij" and matrix.getBlockSize() == 1:
+            return self._multiply_overlap(x)
         source, target = matrix.createVecs()
         result = np.empty_like(x)
         for column in range(x.shape[1]):
@@ -115,6 +119,17 @@ class Pencil:
         source.destroy()
         target.destroy()
         return result
+
+    def _multiply_overlap(self, x: np.ndarray) -> np.ndarray:
+        """S is multiplied with a block in every step of the eigensolver, so that a copy for it is worth its memory."""
+        if self._overlap is None or self._overlap.state != self.s.stateGet():
+            self._overlap = None  # its memory first
+            self._overlap = TriangleProduct(self.world, self.s)
+        packed = np.empty((self.s.getLocalSize()[0], x.shape[1]))
+        for column in range(x.shape[1]):
+            self.pack_array(x[:, column], packed[:, column])
+        product = self._overlap @ packed
+        return np.stack([self.unpack_array(column) for column in product.T], axis=1)
 
     @staticmethod
     def _wrong_together(matrix: Any) -> bool:
@@ -166,5 +181,6 @@ class Pencil:
 
     def destroy(self) -> None:
         """Free the matrices. Collective."""
+        self._overlap = None
         self.h.destroy()
         self.s.destroy()

@@ -66,5 +66,6 @@ def assembly_bytes(part: PartPlan) -> float:
 
 
 def matrix_bytes(part: PartPlan) -> float:
-    """Triangles of H and S: their blocks sorted for assembly, and the matrices at Γ, with columns where rows are divided."""
-    return 8.0 * part.elements + (12.0 if part.ghosts else 8.0) * part.nonzeros
+    """Triangles of H and S: their blocks sorted for assembly, and the matrices at Γ; where rows are divided with columns, and
+    that of S twice (`deeph_mpi/solvers/triangle.py`)."""
+    return 8.0 * part.elements + (18.0 if part.ghosts else 8.0) * part.nonzeros

@@ -147,6 +147,33 @@ def test_atoms_of_one_size_are_held_by_blocks(world: World, layout: str) -> None
         pencil.destroy()
 
 
+@pytest.mark.parametrize("layout", ["random", "last"])
+def test_blocks_of_vectors_are_multiplied_as_single_ones(world: World, layout: str) -> None:
+    """Whatever holds the matrices, and when they were filled anew."""
+    system = random_system(4)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    partition = owners(world, len(orbitals), layout)
+    rows = RowMap(partition, orbitals)
+    mine = partition.atoms(world.rank)
+    assembler = PencilAssembler(
+        world, rows, part(system.hamiltonian, orbitals, mine), part(system.overlap, orbitals, mine)
+    )
+    pencil, found = None, []
+    for k in KPOINTS[2:]:
+        pencil = assembler.pencil(np.array(k), pencil)
+        rng = np.random.default_rng([1, world.rank])
+        x = rng.standard_normal((2, pencil.local_dimension, 5))
+        x = x[0] + 1j * x[1]
+        for matrix in (pencil.h, pencil.s):
+            single = np.concatenate([pencil.multiply(matrix, x[:, n : n + 1]) for n in range(5)], axis=1)
+            np.testing.assert_allclose(pencil.multiply(matrix, x), single, rtol=0, atol=1e-12)
+        found.append(world.max(float(np.abs(single).max(initial=0.0))))
+    assert found[0] != found[1]
+    assert pencil is not None
+    pencil.destroy()
+
+
 def test_different_lists_of_pairs_share_one_pattern(world: World) -> None:
     system = random_system(4)
     assert system.hamiltonian is not None
