@@ -73,6 +73,7 @@ class HaloExchange:
         self._staging = Staging(world.comm, cuda_aware)
         self._rows = _Index(rows)
         self._ghosts = _Index(len(owned) + order)
+        self._order = _Index(order)
         self.n_owned = len(owned)
         self.n_ghost = len(ghosts)
         self.n_sent = len(rows)
@@ -97,30 +98,35 @@ class HaloExchange:
         data = x.detach()
         rows = data.new_empty((self.n_owned + self.n_ghost, *x.shape[1:]))
         rows[: self.n_owned] = data
-        return Incoming(x, rows, self.start_fill([rows]))
+        sent = data.index_select(0, self.sent_rows(data.device))
+        return Incoming(x, rows, self.start_rows([sent], [rows[self.n_owned :]]))
 
     def finish(self, incoming: Incoming) -> Tensor:
         """Wait for the ghosts: owned and ghost rows (n_owned + n_ghost, …)."""
         return _Exchange.apply(incoming.x, self, incoming)
 
-    def start_fill(self, parts: Sequence[Tensor]) -> Callable[[], None]:
-        """Begin to fill the ghost rows of several tensors (n_owned + n_ghost, …) of one dtype and device, in place and
-        without gradients, with one message per neighbour. Owned rows may be read meanwhile.
+    def sent_rows(self, device: torch.device) -> Tensor:
+        """(n_sent,) int64: the owned rows that `start_rows` sends, in its order."""
+        return self._rows.on(device)
+
+    def start_rows(self, sent: Sequence[Tensor], ghosts: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to fill ghost rows from rows already gathered, without gradients, with one message per neighbour.
+
+        Args:
+            sent: tensors (n_sent, …) of one dtype and device, rows as `sent_rows` orders them.
+            ghosts: where the same of the neighbours go, (n_ghost, …) each.
 
         Returns:
             What waits for the rows and puts them in place.
         """
-        chosen = self._rows.on(parts[0].device)
-        widths = [math.prod(part.shape[1:]) for part in parts]
-        pieces = [
-            part.index_select(0, chosen).view(self.n_sent, width) for part, width in zip(parts, widths, strict=True)
-        ]
-        sent = torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]
-        arrive = self._staging.send(sent, self._send, self.n_ghost, self._receive, ROWS_TAG)
+        places = self._order.on(ghosts[0].device)
+        widths = [math.prod(part.shape[1:]) for part in ghosts]
+        pieces = [part.reshape(self.n_sent, width) for part, width in zip(sent, widths, strict=True)]
+        joined = torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]
+        arrive = self._staging.send(joined, self._send, self.n_ghost, self._receive, ROWS_TAG)
 
         def fill() -> None:
-            places = self._ghosts.on(parts[0].device)
-            for part, piece in zip(parts, arrive().split(widths, dim=1), strict=True):
+            for part, piece in zip(ghosts, arrive().split(widths, dim=1), strict=True):
                 part[places] = piece.view(self.n_ghost, *part.shape[1:])
 
         return fill

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deeph_mpi.data.ragged import spread
-from deeph_mpi.domain.domain import Domain
+from deeph_mpi.domain.domain import Domain, LocalAtoms
 from deeph_mpi.domain.pairs import decoded_from_i
 from deeph_mpi.model.geometry import Bonds
 from deeph_mpi.model.model import HamiltonianModel
@@ -31,7 +31,10 @@ ATOMS = 256  # worked on at a time where nothing but their own features is neede
 
 
 class BondGroup(NamedTuple):
-    """Messages that reach a group of atoms.
+    """Messages that reach a group of atoms, and the atoms around it that they come from.
+
+    A group is updated when its messages have been summed up. What it was before is kept of those of its atoms from which later
+    groups have messages; the surroundings of a group are therefore of three kinds.
 
     Attributes:
         atoms: (n,) rows of the group.
@@ -39,11 +42,26 @@ class BondGroup(NamedTuple):
             other groups in one direction, as each group sums up its own: bonds between groups are evaluated twice, which
             costs less than to keep the sums of all atoms.
         across: the same to ghosts.
+        later: (l,) rows around it of groups that are not updated yet.
+        earlier: (e,) rows around it of groups that were; `kept`: (e,) their places among all that is kept.
+        ghosts: (g,) rows of ghosts around it.
+        own, keep: (k,) those of `atoms`, by their place in it, that are kept for later groups, and their places there.
     """
 
     atoms: np.ndarray
     within: np.ndarray
     across: np.ndarray
+    later: np.ndarray
+    earlier: np.ndarray
+    kept: np.ndarray
+    ghosts: np.ndarray
+    own: np.ndarray
+    keep: np.ndarray
+
+    @property
+    def around(self) -> np.ndarray:
+        """(n + l + e + g,) rows of the group and of all around it, in this order."""
+        return np.concatenate([self.atoms, self.later, self.earlier, self.ghosts])
 
 
 def bytes_per_bond(model: HamiltonianModel) -> int:
@@ -62,39 +80,55 @@ def atom_slices(count: int) -> Iterator[slice]:
     return (slice(start, min(start + ATOMS, count)) for start in range(0, count, ATOMS))
 
 
-def bond_groups(domain: Domain) -> list[BondGroup]:
+def bond_groups(domain: Domain | LocalAtoms) -> list[BondGroup]:
     """Message bonds of every group of a domain."""
     edges = domain.messages
     first = np.searchsorted(edges.i, np.arange(domain.n_owned + 1, dtype=edges.i.dtype))  # else all of `i` is copied
     count = np.diff(first)
-    groups = []
-    for atoms in domain.groups:
-        inside = np.zeros(domain.n_local, dtype=bool)
-        inside[atoms] = True
+    turn = np.full(len(domain.atoms), len(domain.groups), dtype=np.int32)  # in which an atom is updated; ghosts never
+    for number, atoms in enumerate(domain.groups):
+        turn[atoms] = number
+    found, needed = [], np.zeros(len(domain.atoms), dtype=bool)
+    for number, atoms in enumerate(domain.groups):
         within, across = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
+        near = np.zeros(len(domain.atoms), dtype=bool)
         for some in atom_slices(len(atoms)):
             rows = spread(first[atoms[some]], count[atoms[some]])
             j = edges.j[rows]
-            once = decoded_from_i(domain.atoms[edges.i[rows]], domain.atoms[j], edges.R[rows]) | ~inside[j]
+            outside = turn[j] != number
+            once = decoded_from_i(domain.atoms[edges.i[rows]], domain.atoms[j], edges.R[rows]) | outside
             ghost = j >= domain.n_owned
             within.append(rows[once & ~ghost].astype(np.int32))
             across.append(rows[ghost].astype(np.int32))
-        groups.append(BondGroup(atoms, np.concatenate(within), np.concatenate(across)))
+            near[j[outside]] = True
+        around = np.flatnonzero(near).astype(np.int32)
+        needed[around[turn[around] < number]] = True
+        found.append((atoms, np.concatenate(within), np.concatenate(across), around))
+    place = np.cumsum(needed, dtype=np.int32) - 1
+    groups = []
+    for number, (atoms, inner, outer, around) in enumerate(found):
+        when = turn[around]
+        later = around[(when > number) & (when < len(domain.groups))]
+        earlier, own = around[when < number], np.flatnonzero(needed[atoms])
+        ghosts = around[when == len(domain.groups)]
+        groups.append(BondGroup(atoms, inner, outer, later, earlier, place[earlier], ghosts, own, place[atoms[own]]))
     return groups
 
 
 def bond_chunks(
     model: HamiltonianModel, domain: Domain, group: BondGroup, rows: np.ndarray, chunk: int, device: torch.device
 ) -> Iterator[tuple[Bonds, tuple[Tensor, Tensor]]]:
-    """Some bonds of a group, `chunk` at a time, with the rows of its sums for their two ends; the last row is for others."""
+    """Some bonds of a group, `chunk` at a time, between rows of its surroundings (`BondGroup.around`), with the rows of its
+    sums for their two ends; the last row is for others."""
     edges = domain.messages
-    place = np.full(domain.n_local, len(group.atoms), dtype=np.int32)
-    place[group.atoms] = np.arange(len(group.atoms))
+    place = np.zeros(domain.n_local, dtype=np.int32)
+    around = group.around
+    place[around] = np.arange(len(around))
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]
-        ends = edges.i[part].astype(np.int64), edges.j[part].astype(np.int64)
+        ends = tuple(place[end[part]].astype(np.int64) for end in (edges.i, edges.j))
         vectors = on_device(edges.vectors(part), device)
-        into = (place[end].astype(np.int64) for end in ends)
+        into = (np.minimum(end, len(group.atoms)) for end in ends)
         i, j, into_i, into_j = (on_device(x, device) for x in (*ends, *into))
         yield model.network.message_geometry(i, j, vectors, model.dtype), (into_i, into_j)
 

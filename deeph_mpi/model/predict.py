@@ -99,7 +99,8 @@ def predict(
     """H and S of all rows that this rank owns. Collective: one halo exchange per layer and one for the pairs.
 
     Each pair is evaluated on one rank, and the owner of the other atom receives the transpose, so that H − Hᵀ is exactly
-    zero over all ranks. Beside the rows, a rank holds two sets of features, sums of one group of atoms, and its pairs.
+    zero over all ranks. Beside the rows, a rank holds the features of its atoms and ghosts, normalized ones and sums of one
+    group of atoms, and its pairs.
 
     Args:
         domain: with the model's radii.
@@ -122,25 +123,28 @@ def predict(
     total = len(network.layers) * bonds + len(plan.decode)
     with progress(world, "network: bonds", total) as bar:
         job = _Job(model, domain, plan, orbitals, rows, bonds_per_chunk(model, memory_gb), species, bar)
-        state = network.start(owned)
-        room = _empty(state, domain.n_local)
-        sums = _empty(state, max(len(group.atoms) for group in groups) + 1)
+        features = _empty(network.start(owned[:0]), domain.n_local)
+        for part in atom_slices(domain.n_owned):
+            features[0][part], features[1][part] = network.start(owned[part])
+        room = _Room.make(features, groups)
         for layer in network.layers:
             assert isinstance(layer, MessageLayer)
-            _pass_messages(job, groups, layer, state, room, sums)
-        del sums
-        normalized, arrive = _normalized(network.pair_norm, state, domain.pair_halo, room)
+            _pass_messages(job, groups, layer, features, room)
+        del room
+        arrive = _send_normalized(network.pair_norm, features, domain.pair_halo)
+        state = _first(features, domain.n_owned)
         novelty = None
         if model.novelty is not None:
             parts = [model.novelty(state[0][p], state[1][p], owned[p]) for p in atom_slices(domain.n_owned)]
             novelty = np.concatenate([np.empty(0), *parts])
         with world.together():
             _decode_onsite(job, state)
-        del state
+        for part in atom_slices(domain.n_owned):
+            state[0][part], state[1][part] = network.pair_norm(state[0][part], state[1][part])
         arrive()
         with world.together():
-            _decode_pairs(job, normalized)
-        del normalized, room
+            _decode_pairs(job, features)
+        del state, features
     if rows is None:
         return Prediction(None, None, novelty)
     for blocks in rows:
@@ -148,46 +152,87 @@ def predict(
     return Prediction(*rows, novelty)
 
 
-def _empty(state: Features, rows: int) -> Features:
+def _empty(like: Features, rows: int) -> Features:
     """Room for features of `rows` atoms, for all layers: allocated anew in each, it would leave holes that nothing fits."""
-    return state[0].new_empty(rows, *state[0].shape[1:]), state[1].new_empty(rows, *state[1].shape[1:])
+    return like[0].new_empty(rows, *like[0].shape[1:]), like[1].new_empty(rows, *like[1].shape[1:])
 
 
-def _pass_messages(
-    job: _Job, groups: list[BondGroup], layer: MessageLayer, state: Features, room: Features, largest: Features
-) -> None:
-    """One layer: changes the features of the owned atoms in place. Collective among neighbours.
+def _first(features: Features, rows: int) -> Features:
+    return features[0][:rows], features[1][:rows]
+
+
+class _Room(NamedTuple):
+    """What a layer needs beside the features, for all layers: `around` normalized ones of the largest group and of all
+    around it, `kept` those that later groups need of atoms already updated, `sums` of the largest group, one row more."""
+
+    around: Features
+    kept: Features
+    sums: Features
+
+    @classmethod
+    def make(cls, like: Features, groups: list[BondGroup]) -> _Room:
+        return cls(
+            _empty(like, max(len(group.around) for group in groups)),
+            _empty(like, sum(len(group.keep) for group in groups)),
+            _empty(like, max(len(group.atoms) for group in groups) + 1),
+        )
+
+
+def _pass_messages(job: _Job, groups: list[BondGroup], layer: MessageLayer, features: Features, room: _Room) -> None:
+    """One layer. Collective among neighbours.
 
     Args:
-        room: of normalized features of all local atoms.
-        largest: of the sums of the largest group, and one row more.
+        features: of the local atoms: those owned are changed in place, ghosts of the messages get normalized ones.
     """
     domain, device = job.domain, job.species.device
-    normalized, arrive = _normalized(layer.norm, state, domain.message_halo, room)
+    arrive = _send_normalized(layer.norm, features, domain.message_halo)
     for number, group in enumerate(groups):
-        sums = largest[0][: len(group.atoms) + 1].zero_(), largest[1][: len(group.atoms) + 1].zero_()
-        for rows in (group.within, group.across):
-            if rows is group.across and number == 0:
-                arrive()  # the first group's own bonds were worked on while the ghosts travelled
-            for bonds, into in bond_chunks(job.model, domain, group, rows, job.chunk, device):
-                layer.messages(*normalized, bonds, sums, into)
-                job.bar.advance(len(bonds))
+        count = len(group.atoms)
+        sums = _first(room.sums, count + 1)
+        for each in sums:
+            each.zero_()
+        ghosts = len(group.around) - len(group.ghosts)
         atoms = torch.tensor(group.atoms, device=device)
-        for part in atom_slices(len(atoms)):
+        _fill(room, layer.norm, features, atoms, group)
+        for rows in (group.within, group.across):
+            if rows is group.across:
+                if number == 0:
+                    arrive()  # the first group's own bonds were worked on while the ghosts travelled
+                chosen = torch.tensor(group.ghosts, device=device)
+                for around, every in zip(room.around, features, strict=True):
+                    around[ghosts : ghosts + len(chosen)] = every[chosen]
+            for bonds, into in bond_chunks(job.model, domain, group, rows, job.chunk, device):
+                layer.messages(*room.around, bonds, sums, into)
+                job.bar.advance(len(bonds))
+        own, keep = (torch.tensor(places, device=device) for places in (group.own, group.keep))
+        for kept, around in zip(room.kept, room.around, strict=True):
+            kept[keep] = around[own]
+        for part in atom_slices(count):
             own = atoms[part]
-            done = layer.finish(state[0][own], state[1][own], (sums[0][part], sums[1][part]))
-            state[0][own], state[1][own] = done
+            done = layer.finish(features[0][own], features[1][own], (sums[0][part], sums[1][part]))
+            features[0][own], features[1][own] = done
 
 
-def _normalized(
-    norm: EquivariantNorm, state: Features, halo: HaloExchange, room: Features
-) -> tuple[Features, Callable[[], None]]:
-    """Normalized features of owned and ghost atoms in `room`, and what waits for the latter. Collective among neighbours."""
-    owned = len(state[0])
-    full = tuple(part[: owned + halo.n_ghost] for part in room)
-    for part in atom_slices(owned):
-        full[0][part], full[1][part] = norm(state[0][part], state[1][part])
-    return (full[0], full[1]), halo.start_fill(full)
+def _fill(room: _Room, norm: EquivariantNorm, features: Features, atoms: Tensor, group: BondGroup) -> None:
+    """Normalized features of a group and of what is around it, all but ghosts."""
+    device = atoms.device
+    fresh = torch.cat([atoms, torch.tensor(group.later, device=device)])
+    for part in atom_slices(len(fresh)):
+        rows = fresh[part]
+        room.around[0][part], room.around[1][part] = norm(features[0][rows], features[1][rows])
+    kept = torch.tensor(group.kept, device=device)
+    for around, former in zip(room.around, room.kept, strict=True):
+        around[len(fresh) : len(fresh) + len(kept)] = former[kept]
+
+
+def _send_normalized(norm: EquivariantNorm, features: Features, halo: HaloExchange) -> Callable[[], None]:
+    """Begin to fill the ghosts of `halo` with normalized features; returns what waits. Collective among neighbours."""
+    rows = halo.sent_rows(features[0].device)
+    sent = _empty(features, halo.n_sent)
+    for part in atom_slices(halo.n_sent):
+        sent[0][part], sent[1][part] = norm(features[0][rows[part]], features[1][rows[part]])
+    ghosts = [part[halo.n_owned : halo.n_owned + halo.n_ghost] for part in features]
+    return halo.start_rows(sent, ghosts)
 
 
 def exchange_features(halo: HaloExchange, features: Features) -> Features:

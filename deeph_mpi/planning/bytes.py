@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from deeph_mpi.assembly.lattice_sum import CHUNK
-from deeph_mpi.domain.domain import GROUP
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.planning.counts import PartPlan
 
@@ -29,8 +28,9 @@ def feature_bytes(model: HamiltonianModel) -> int:
 
 
 def network_bytes(model: HamiltonianModel, part: PartPlan) -> float:
-    """Features of the atoms, room for normalized ones with ghosts, and sums of one group, while messages are passed."""
-    rows = part.atoms + (part.atoms + part.ghosts) + min(part.atoms, GROUP)
+    """Features of atoms and ghosts, and while messages are passed normalized ones and sums of one group, and what is kept for
+    others."""
+    rows = part.atoms + part.ghosts + part.around + part.kept + part.group
     return float(rows * feature_bytes(model))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from deeph_mpi.domain.domain import GROUP, Domain, LocalAtoms, local_atoms
 from deeph_mpi.domain.pairs import decoded_from_i
 from deeph_mpi.domain.partition import Partition
+from deeph_mpi.model.chunks import bond_groups
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
@@ -24,6 +25,8 @@ class PartPlan:
         atoms, message_ghosts, ghosts: owned atoms, ghosts of the messages, all ghosts.
         neighbours: ranks it exchanges features with.
         bonds: messages evaluated in a layer.
+        group, around: atoms of the largest group of messages, and with those around it.
+        kept: atoms of which former features are kept for other groups.
         pairs: directed pairs in its rows.
         decoded: pairs it decodes.
         orbitals: rows of the matrices.
@@ -39,6 +42,9 @@ class PartPlan:
     ghosts: int
     neighbours: int
     bonds: int
+    group: int
+    around: int
+    kept: int
     pairs: int
     decoded: int
     orbitals: int
@@ -88,17 +94,16 @@ def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals
         places, partners = np.divmod(np.unique(np.concatenate([code, own])), len(local.atoms))
         blocks += int((rows[start + places] * rows[partners]).sum())
     onsite = int((rows[: local.n_owned].astype(np.int64) ** 2).sum())
-    group = np.full(len(local.atoms), -1)
-    for number, members in enumerate(local.groups):
-        group[members] = number
-    ends = group[local.messages.i], group[local.messages.j]
-    inside = int(np.count_nonzero(ends[0] == ends[1]))
+    groups = bond_groups(local)
     return PartPlan(
         atoms=local.n_owned,
         message_ghosts=local.n_message - local.n_owned,
         ghosts=len(local.atoms) - local.n_owned,
         neighbours=len(np.setdiff1d(partition.owner[local.atoms], part)),
-        bonds=inside // 2 + len(local.messages) - inside,
+        bonds=sum(len(group.within) + len(group.across) for group in groups),
+        group=max(len(group.atoms) for group in groups),
+        around=max(len(group.around) for group in groups),
+        kept=sum(len(group.keep) for group in groups),
         pairs=len(local.pairs),
         decoded=decoded,
         orbitals=int(rows[: local.n_owned].sum()),

@@ -16,7 +16,6 @@ from deeph_mpi.domain.partition import Partition
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.domain.weights import pair_weights
 from deeph_mpi.errors import SolverError
-from deeph_mpi.model.chunks import bond_groups
 from deeph_mpi.model.predict import predict_alone
 from deeph_mpi.parallel import World
 from deeph_mpi.planning.assembling import assembly_rates, assembly_seconds
@@ -43,7 +42,9 @@ def test_counts_are_those_of_the_job(world: World, name: str) -> None:
     assert part.pairs == len(domain.pairs)
     assert part.elements == len(blocks.entries)
     assert part.orbitals == orbitals[domain.owned].sum()
-    assert part.bonds == sum(len(group.within) + len(group.across) for group in bond_groups(domain))
+    inside = np.count_nonzero(domain.messages.j < domain.n_owned)  # one group: from both ends in the list
+    assert part.bonds == inside // 2 + len(domain.messages) - inside
+    assert (part.group, part.around, part.kept) == (domain.n_owned, domain.n_message, 0)
     assert part.decoded == len(plan.decode)
     ij = np.unique(blocks.pairs[:, 3:], axis=0)
     assert part.nonzeros == (orbitals[ij[:, 0]] * orbitals[ij[:, 1]]).sum()
