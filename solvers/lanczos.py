@@ -76,7 +76,9 @@ def block_lanczos(factor: ShiftedFactor, count: int, known: np.ndarray, toleranc
             projected = np.diag(values[kept]).astype(pencil.dtype)
             coupling = leaving[:, kept].conj().T
         block, image = rest, rest_image
-    chosen = order[converged[order] | exhausted]
+    # Those beyond the first that has not converged would make it look as if everything up to them were known.
+    ready = converged[order] | exhausted
+    chosen = order[ready] if ready.all() or last else order[: int(np.argmin(ready))]
     return space.vectors[:, known.shape[1] : space.size] @ ritz[:, chosen]
 
 

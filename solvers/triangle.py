@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-import torch
 
-from deeph_mpi.domain.halo import HaloExchange
-from deeph_mpi.domain.partition import Partition
+from deeph_mpi.domain.messages import post_messages, wait_all
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
 
 __all__ = ["TriangleProduct"]
+
+_TAG = 7301
+_Segments = list[tuple[int, slice]]
 
 
 class TriangleProduct:
@@ -43,14 +44,54 @@ class TriangleProduct:
         shape = last - first, last - first + len(ghosts)
         self._rows = scipy.sparse.csr_matrix((values, place.astype(columns.dtype), indptr), shape=shape)
         self._diagonal = self._rows.diagonal()
-        owner = np.repeat(np.arange(world.size, dtype=np.int32), np.diff(ranges))
-        self._halo = HaloExchange(world, Partition(owner, world.size), ghosts)
+        self._exchange = _Exchange(world, ranges, ghosts.astype(np.int64))
         self.state = int(matrix.stateGet())
 
     def __matmul__(self, x: np.ndarray) -> np.ndarray:
-        """The product with x (local rows, m). Collective."""
+        """The product with x (local rows, m), float64. Collective."""
+        x = np.ascontiguousarray(x)
+        product = self._rows @ np.concatenate([x, self._exchange.fetch(x)])
         below = self._rows.T @ x
-        below[: len(x)] -= self._diagonal[:, None] * x
-        total = self._halo.reverse(torch.from_numpy(below)).numpy()
-        total += self._rows @ self._halo.exchange_array(x)
-        return total
+        product += below[: len(x)]
+        product -= self._diagonal[:, None] * x
+        self._exchange.give(below[len(x) :], product)
+        return product
+
+
+class _Exchange:
+    """Rows of vectors (rows, m) float64 of other ranks, one message per neighbour."""
+
+    def __init__(self, world: World, ranges: np.ndarray, ghosts: np.ndarray) -> None:
+        """Tell their owners which rows are needed: `ghosts`, ascending. Collective."""
+        self._comm = world.comm
+        needed = np.diff(np.searchsorted(ghosts, ranges))
+        wanted = np.empty_like(needed)
+        world.comm.Alltoall(needed, wanted)
+        self._needed, self._wanted = _segments(needed), _segments(wanted)
+        asked = np.empty(int(wanted.sum()), dtype=np.int64)
+        self._swap(ghosts, self._needed, asked, self._wanted)
+        self._asked, self._ghosts = asked - ranges[world.rank], len(ghosts)
+
+    def fetch(self, x: np.ndarray) -> np.ndarray:
+        """Rows of the ghosts. Collective among neighbours."""
+        ghosts = np.empty((self._ghosts, x.shape[1]))
+        self._swap(x[self._asked], self._wanted, ghosts, self._needed)
+        return ghosts
+
+    def give(self, ghosts: np.ndarray, x: np.ndarray) -> None:
+        """Add rows of the ghosts to those of their owners, `x`, always in the same order. Collective among neighbours."""
+        back = np.empty((len(self._asked), x.shape[1]))
+        self._swap(ghosts, self._needed, back, self._wanted)
+        for _, part in self._wanted:
+            x[self._asked[part]] += back[part]  # none twice from one rank
+
+    def _swap(self, sent: np.ndarray, to: _Segments, received: np.ndarray, source: _Segments) -> None:
+        sends = [(rank, sent[part]) for rank, part in to]
+        receives = [(rank, received[part]) for rank, part in source]
+        wait_all(post_messages(self._comm, sends, receives, _TAG))
+
+
+def _segments(counts: np.ndarray) -> _Segments:
+    """Of every rank with a share, in a list ordered by rank."""
+    stops = np.cumsum(counts)
+    return [(int(rank), slice(int(stops[rank] - counts[rank]), int(stops[rank]))) for rank in np.flatnonzero(counts)]

@@ -196,7 +196,13 @@ class JobPlan:
             return None
         nonzeros = float(sum(part.nonzeros for part in self.solving)) * (4 if survey.doubled else 1)
         return solve_seconds(
-            survey.config.solve, survey.tree, nonzeros, survey.dense, survey.kpoints, len(self.leaders)
+            survey.config.solve,
+            survey.tree,
+            nonzeros,
+            survey.dense,
+            survey.rates.fresh,
+            survey.kpoints,
+            len(self.leaders),
         )
 
     def node_memory(self, over_factor: float) -> float:

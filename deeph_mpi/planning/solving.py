@@ -16,9 +16,14 @@ _SIZE = 1000  # of the matrices whose product is timed, about that of large fron
 # Shares of that rate which MUMPS and PETSc reach in factorizations, passes of a block of 16 vectors through the factor, and
 # products with S: measured at 244 to 1,084 atoms of bilayer graphene on one core (`benchmarks/spectra.md`).
 _FACTOR, _PASS, _PRODUCT = 0.66, 0.44, 0.43
-# Over several ranks matrices are held by elements instead of blocks, and MUMPS's passes wait for each other: with two, 1.2 to
-# 2.1 times the seconds of one rank were measured (2,524, 1,084, 244 atoms), 1.4 is counted: this over the speedup, some 1.65.
-_DIVIDED = 2.3
+_COPIED = (
+    1.7e-8  # seconds per non-zero and factorization: H − σS, and its elements to MUMPS, which sorts them into fronts
+)
+_ANALYSED = 2e-8  # seconds per non-zero, once, on one rank
+_WORKSPACE = 2.0  # memory of MUMPS over the factor, written to for the first time by the first factorization
+# On two ranks a factorization of 1,084 atoms took 1.2 times what the sharing of its fronts says (1.35 times the speed of one
+# rank, not 1.65), and what is not factorization as long as on one: this over the speedup.
+_SHARED, _DIVIDED = 1.2, 1.4
 _VECTORS = 10  # passed for each state: 9 to 11 of block Lanczos, and those that check shifts
 
 
@@ -32,6 +37,7 @@ class SolveSeconds:
         factorizations: at a k-point, at least; of a window with up to one slice of states.
         vectors: seconds of the eigensolver at a k-point; 0 for a window, whose states are not known beforehand.
         kpoints: how many.
+        once: seconds of the analysis, and of memory that is written to for the first time.
     """
 
     factorization: float
@@ -39,11 +45,12 @@ class SolveSeconds:
     factorizations: int
     vectors: float
     kpoints: int
+    once: float
 
     @property
     def total(self) -> float:
         """Seconds of all k-points."""
-        return self.kpoints * (self.factorizations * self.factorization + self.vectors)
+        return self.once + self.kpoints * (self.factorizations * self.factorization + self.vectors)
 
 
 def dense_rate() -> float:
@@ -58,7 +65,7 @@ def dense_rate() -> float:
 
 
 def solve_seconds(
-    solve: SolveSection, tree: FactorTree, nonzeros: float, rate: float, kpoints: int, ranks: int
+    solve: SolveSection, tree: FactorTree, nonzeros: float, rate: float, fresh: float, kpoints: int, ranks: int
 ) -> SolveSeconds:
     """What [solve] takes on `ranks` ranks of this rate. Passes are taken to divide as the factorization does.
 
@@ -67,13 +74,17 @@ def solve_seconds(
         tree: of the factorization.
         nonzeros: of S, as it is factored.
         rate: of one rank, see `dense_rate`.
+        fresh: seconds per byte of memory that is written to for the first time.
         kpoints: number of k-points.
         ranks: of the job.
     """
-    slowest = tree.slowest(ranks)
-    factorization, speedup = slowest / (_FACTOR * rate), tree.flops / slowest
+    several = ranks > 1
+    slowest = tree.slowest(ranks) * (_SHARED if several else 1.0)
+    speedup = tree.flops / slowest
+    factorization = slowest / (_FACTOR * rate) + _COPIED * nonzeros / ranks
+    once = _ANALYSED * nonzeros + fresh * _WORKSPACE * 8 * tree.elements / ranks
     if solve.window is not None:
-        return SolveSeconds(factorization, speedup, 4, 0.0, kpoints)
+        return SolveSeconds(factorization, speedup, 4, 0.0, kpoints, once)
     one = 4 * tree.elements / (_PASS * rate) + 4 * nonzeros / (_PRODUCT * rate)
-    vectors = _VECTORS * (solve.states or 1) * one / speedup * (_DIVIDED if ranks > 1 else 1.0)
-    return SolveSeconds(factorization, speedup, 4 if solve.prove else 1, vectors, kpoints)
+    vectors = _VECTORS * (solve.states or 1) * one / speedup * (_DIVIDED if several else 1.0)
+    return SolveSeconds(factorization, speedup, 4 if solve.prove else 1, vectors, kpoints, once)

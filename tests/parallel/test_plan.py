@@ -106,14 +106,15 @@ def test_more_ranks_are_not_slower(world: World) -> None:
 
 def test_seconds_of_the_solver() -> None:
     tree, nonzeros, rate = FactorTree(np.array([-1]), np.array([3000.0]), np.array([0.0])), 1e7, 1e10
-    proved = solve_seconds(SolveSection(states=40), tree, nonzeros, rate, 3, 1)
-    quick = solve_seconds(SolveSection(states=40, prove=False), tree, nonzeros, rate, 3, 1)
+    proved = solve_seconds(SolveSection(states=40), tree, nonzeros, rate, 1e-9, 3, 1)
+    quick = solve_seconds(SolveSection(states=40, prove=False), tree, nonzeros, rate, 1e-9, 3, 1)
     assert (proved.factorizations, quick.factorizations) == (4, 1)
     np.testing.assert_allclose(proved.total - quick.total, 3 * 3 * proved.factorization)
-    dense = solve_seconds(SolveSection(states=40), tree, nonzeros, rate, 3, 8)  # one front: nothing to share
-    assert dense.speedup == pytest.approx(1.0)
-    assert dense.factorization == pytest.approx(proved.factorization)
-    assert solve_seconds(SolveSection(window=[-1, 1]), tree, nonzeros, rate, 1, 1).vectors == 0.0
+    dense = solve_seconds(SolveSection(states=40), tree, nonzeros, rate, 1e-9, 3, 8)  # one front: nothing to share
+    assert 0.8 < dense.speedup < 1.0
+    assert dense.factorization > proved.factorization
+    assert solve_seconds(SolveSection(states=40), tree, nonzeros, rate, 1e-8, 3, 1).once > proved.once > 0.0
+    assert solve_seconds(SolveSection(window=[-1, 1]), tree, nonzeros, rate, 1e-9, 1, 1).vectors == 0.0
     assert 1e9 < dense_rate() < 1e13
 
 
