@@ -13,7 +13,7 @@ from deeph_mpi.solvers import petsc
 
 __all__ = ["TriangleProduct"]
 
-_TAG = 7301
+_TAG = 7401
 _Segments = list[tuple[int, slice]]
 
 
