@@ -326,6 +326,24 @@ def grid(width: int, orbitals: int) -> PencilAssembler:
     return PencilAssembler(World.alone(), rows, h, s)
 
 
+@pytest.mark.parametrize("shift", [0.3, 1.5])
+def test_block_lanczos_leaves_no_state_out_within_its_reach(shift: float) -> None:
+    """Else a gap is sought, and counted in, where some are missing."""
+    pencil = grid(14, 3).pencil(np.zeros(3))
+    unit = np.eye(pencil.dimension)
+    exact = scipy.linalg.eigh(*(pencil.multiply(matrix, unit) for matrix in (pencil.h, pencil.s)), eigvals_only=True)
+    factor = ShiftedFactor(pencil)
+    shift = factor.factorize(shift)
+    for count in (5, 20, 30):
+        found = lanczos.block_lanczos(factor, count, np.empty((pencil.dimension, 0)), 1e-8)
+        assert found.shape[1] >= count
+        away = np.abs(np.einsum("ij,ij->j", found, pencil.multiply(pencil.h, found)) - shift)
+        nearer = away.max() - 1e-6  # of the last level some copies may be missing
+        assert np.count_nonzero(away < nearer) == np.count_nonzero(np.abs(exact - shift) < nearer)
+    factor.destroy()
+    pencil.destroy()
+
+
 def test_factor_goes_to_disk_when_memory_is_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pencil = grid(30, 6).pencil(np.zeros(3))
     counts = []
