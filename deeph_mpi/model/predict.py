@@ -126,11 +126,11 @@ def predict(
         features = _empty(network.start(owned[:0]), domain.n_local)
         for part in atom_slices(domain.n_owned):
             features[0][part], features[1][part] = network.start(owned[part])
-        room = _Room.make(features, groups)
+        room, turns = _Room.make(features, groups), [_Turn.of(group, species.device) for group in groups]
         for layer in network.layers:
             assert isinstance(layer, MessageLayer)
-            _pass_messages(job, groups, layer, features, room)
-        del room
+            _pass_messages(job, turns, layer, features, room)
+        del room, turns
         arrive = _send_normalized(network.pair_norm, features, domain.pair_halo)
         state = _first(features, domain.n_owned)
         novelty = None
@@ -161,6 +161,27 @@ def _first(features: Features, rows: int) -> Features:
     return features[0][:rows], features[1][:rows]
 
 
+class _Turn(NamedTuple):
+    """A group of atoms whose messages are summed up together, with the rows that `BondGroup` describes on the device.
+
+    `fresh` are those of the group and of groups after it, whose features are what the layer began with.
+    """
+
+    group: BondGroup
+    atoms: Tensor
+    fresh: Tensor
+    kept: Tensor
+    ghosts: Tensor
+    own: Tensor
+    keep: Tensor
+
+    @classmethod
+    def of(cls, group: BondGroup, device: torch.device) -> _Turn:
+        fresh = np.concatenate([group.atoms, group.later])
+        rows = (group.atoms, fresh, group.kept, group.ghosts, group.own, group.keep)
+        return cls(group, *(on_device(each.astype(np.int64), device) for each in rows))
+
+
 class _Room(NamedTuple):
     """What a layer needs beside the features, for all layers: `around` normalized ones of the largest group and of all
     around it, `kept` those that later groups need of atoms already updated, `sums` of the largest group, one row more."""
@@ -178,51 +199,47 @@ class _Room(NamedTuple):
         )
 
 
-def _pass_messages(job: _Job, groups: list[BondGroup], layer: MessageLayer, features: Features, room: _Room) -> None:
+def _pass_messages(job: _Job, turns: list[_Turn], layer: MessageLayer, features: Features, room: _Room) -> None:
     """One layer. Collective among neighbours.
 
     Args:
         features: of the local atoms: those owned are changed in place, ghosts of the messages get normalized ones.
     """
-    domain, device = job.domain, job.species.device
-    arrive = _send_normalized(layer.norm, features, domain.message_halo)
-    for number, group in enumerate(groups):
-        count = len(group.atoms)
+    arrive = _send_normalized(layer.norm, features, job.domain.message_halo)
+    for number, turn in enumerate(turns):
+        group, count = turn.group, len(turn.atoms)
         sums = _first(room.sums, count + 1)
         for each in sums:
             each.zero_()
-        ghosts = len(group.around) - len(group.ghosts)
-        atoms = torch.tensor(group.atoms, device=device)
-        _fill(room, layer.norm, features, atoms, group)
+        _fill_owned(turn, layer.norm, features, room)
         for rows in (group.within, group.across):
             if rows is group.across:
                 if number == 0:
                     arrive()  # the first group's own bonds were worked on while the ghosts travelled
-                chosen = torch.tensor(group.ghosts, device=device)
-                for around, every in zip(room.around, features, strict=True):
-                    around[ghosts : ghosts + len(chosen)] = every[chosen]
-            for bonds, into in bond_chunks(job.model, domain, group, rows, job.chunk, device):
+                _put(room.around, len(turn.fresh) + len(turn.kept), features, turn.ghosts)
+            for bonds, into in bond_chunks(job.model, job.domain, group, rows, job.chunk, turn.atoms.device):
                 layer.messages(*room.around, bonds, sums, into)
                 job.bar.advance(len(bonds))
-        own, keep = (torch.tensor(places, device=device) for places in (group.own, group.keep))
         for kept, around in zip(room.kept, room.around, strict=True):
-            kept[keep] = around[own]
+            kept[turn.keep] = around[turn.own]
         for part in atom_slices(count):
-            own = atoms[part]
+            own = turn.atoms[part]
             done = layer.finish(features[0][own], features[1][own], (sums[0][part], sums[1][part]))
             features[0][own], features[1][own] = done
 
 
-def _fill(room: _Room, norm: EquivariantNorm, features: Features, atoms: Tensor, group: BondGroup) -> None:
+def _fill_owned(turn: _Turn, norm: EquivariantNorm, features: Features, room: _Room) -> None:
     """Normalized features of a group and of what is around it, all but ghosts."""
-    device = atoms.device
-    fresh = torch.cat([atoms, torch.tensor(group.later, device=device)])
-    for part in atom_slices(len(fresh)):
-        rows = fresh[part]
+    for part in atom_slices(len(turn.fresh)):
+        rows = turn.fresh[part]
         room.around[0][part], room.around[1][part] = norm(features[0][rows], features[1][rows])
-    kept = torch.tensor(group.kept, device=device)
-    for around, former in zip(room.around, room.kept, strict=True):
-        around[len(fresh) : len(fresh) + len(kept)] = former[kept]
+    _put(room.around, len(turn.fresh), room.kept, turn.kept)
+
+
+def _put(target: Features, start: int, source: Features, rows: Tensor) -> None:
+    """Copy rows of features to consecutive places."""
+    for to, whole in zip(target, source, strict=True):
+        to[start : start + len(rows)] = whole[rows]
 
 
 def _send_normalized(norm: EquivariantNorm, features: Features, halo: HaloExchange) -> Callable[[], None]:
