@@ -39,8 +39,10 @@ def block_lanczos(factor: ShiftedFactor, count: int, known: np.ndarray, toleranc
     width = min(_BLOCK, pencil.dimension - known.shape[1])
     capacity = known.shape[1] + int(_CAPACITY * count) + 8 * width
     space = _Space(pencil, known, capacity)
-    start = factor.solve_block(_random(pencil, width))
+    start = factor.solve_block(_random(pencil, width, known.shape[1]))
     block, image = space.orthonormal_rest(start, np.zeros((0, width)))[:2]
+    if block.shape[1] == 0:
+        return np.empty((pencil.local_dimension, 0), dtype=pencil.dtype)
     projected = np.zeros((0, 0), dtype=pencil.dtype)  # V† S (H − σS)⁻¹ S V for the columns V after the known ones
     coupling = np.zeros((0, block.shape[1]), dtype=pencil.dtype)  # the same, former columns × block
     for step in range(_STEPS):
@@ -142,9 +144,12 @@ class _Space:
         return block, image, total, upper
 
 
-def _random(pencil: Pencil, width: int) -> np.ndarray:
-    """A random block (local_dimension, width)."""
-    rng = np.random.default_rng([17, pencil.world.rank])
+def _random(pencil: Pencil, width: int, run: int) -> np.ndarray:
+    """A random block (local_dimension, width), another in every `run`.
+
+    Of a level with many copies a run finds as many as a block has vectors, and from the same block again the same ones.
+    """
+    rng = np.random.default_rng([17, pencil.world.rank, run])
     block = rng.standard_normal((pencil.local_dimension, width))
     if pencil.dtype.kind == "c":
         block = block + 1j * rng.standard_normal(block.shape)

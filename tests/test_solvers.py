@@ -181,6 +181,15 @@ def test_level_with_more_copies_than_states_wanted() -> None:
     assert result.fermi.certain
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("states", "found"), [(4, 60), (90, 120)])
+def test_level_with_more_copies_than_a_block_has_vectors(states: int, found: int) -> None:
+    levels = np.repeat([0.0, 1.0], 60)
+    result = spectrum(isolated_atoms(levels), np.zeros((1, 3)), SolveOptions(target=0.01, states=states))
+    np.testing.assert_allclose(result.energies[0], levels[:found], atol=1e-9)
+    assert result.verified.all()
+
+
 def missing_one(*arguments: object) -> States:
     """A window from which Krylov missed the highest state; inertia notices."""
     found = slicing.states_in_window(*arguments)  # type: ignore[arg-type]
