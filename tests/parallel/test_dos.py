@@ -21,6 +21,9 @@ from deeph_mpi.results.density import DensityRecord
 from deeph_mpi.solvers.random_vectors import random_signs
 from tests.dense import read_crystal
 from tests.mpi import DATA
+from tests.parallel.test_assembly import bloch as bloch_of
+from tests.parallel.test_assembly import part
+from tests.systems import ORBITALS, bloch, random_system
 
 K = (0.21, -0.13, 0.0)
 GAMMA = (0.0, 0.0, 0.0)
@@ -74,6 +77,39 @@ def test_local_densities_are_those_of_the_states(
     for n, atom in enumerate(atoms):
         weight = weights[first[atom] : first[atom + 1]].sum(axis=0)
         exact = 2 * broadened(levels, found.energies, SIGMA) @ weight
+        np.testing.assert_allclose(found.local[n], exact, atol=4e-3 * exact.max(), rtol=0)
+
+
+def test_local_densities_of_spinors(world: World) -> None:
+    """Complex blocks of H with two spins, real ones of S without."""
+    system = random_system(3, spinful=True)
+    assert system.hamiltonian is not None
+    orbitals = ORBITALS.orbitals(system.structure.numbers)
+    system.hamiltonian.entries[:] *= 0.05
+    system.overlap.entries[:] *= 0.01  # and more on the diagonal: S ≻ 0
+    onsite = np.flatnonzero(
+        (system.overlap.pairs[:, :3] == 0).all(axis=1) & (np.ptp(system.overlap.pairs[:, 3:], axis=1) == 0)
+    )
+    for index in onsite:
+        system.overlap.block(int(index), orbitals)[:] += np.eye(orbitals[system.overlap.pairs[index, 3]])
+    sizes, atoms = 2 * orbitals, [0, 3]
+    partition = partition_atoms(system.structure, np.ones(len(orbitals)), world.size)
+    mine = partition.atoms(world.rank)
+    h, s = part(system.hamiltonian, sizes, mine), part(system.overlap, orbitals, mine)
+    keys = {"enabled": True, "window": [-1.5, 1.5], "resolution": SIGMA, "atoms": atoms, "vectors": 2}
+    plan = DosPlan(DosSection.model_validate({**keys, "projection": "mulliken"}), np.array([K]), np.ones(1), 1, 0.0)
+    found = run_dos(DosTables(world, RowMap(partition, sizes), system.structure, h, s, plan, spinful=True), plan)
+    first = np.concatenate([[0], np.cumsum(sizes)])
+    one_spin, overlap = bloch(system, "overlap", K), np.zeros((first[-1], first[-1]), dtype=complex)
+    spins = [np.concatenate([start + n * half + np.arange(half) for start, half in zip(first, orbitals, strict=False)])
+             for n in range(2)]  # fmt: skip
+    for rows in spins:
+        overlap[np.ix_(rows, rows)] = one_spin
+    hamiltonian = bloch_of(system.hamiltonian, sizes, K)
+    levels, states = scipy.linalg.eigh(hamiltonian, overlap)
+    weights = (states.conj() * (overlap @ states)).real
+    for n, atom in enumerate(atoms):
+        exact = broadened(levels, found.energies, SIGMA) @ weights[first[atom] : first[atom + 1]].sum(axis=0)
         np.testing.assert_allclose(found.local[n], exact, atol=4e-3 * exact.max(), rtol=0)
 
 
