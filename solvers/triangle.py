@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from deeph_mpi.domain.messages import post_messages, wait_all
+from deeph_mpi.domain.messages import Segment, cut, post_messages, segments, wait_all
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers import petsc
 
 __all__ = ["TriangleProduct"]
 
 _TAG = 7401
-_Segments = list[tuple[int, slice]]
 
 
 class TriangleProduct:
@@ -39,10 +38,12 @@ class TriangleProduct:
         indptr, columns, values = matrix.getValuesCSR()
         ranges = matrix.getOwnershipRanges()
         first, last = ranges[world.rank], ranges[world.rank + 1]
-        ghosts = np.unique(columns[columns >= last])
-        place = np.where(columns < last, columns - first, (last - first) + np.searchsorted(ghosts, columns))
+        away = columns >= last
+        ghosts, place = np.unique(columns[away], return_inverse=True)
+        columns -= first
+        columns[away] = (last - first) + place
         shape = last - first, last - first + len(ghosts)
-        self._rows = scipy.sparse.csr_matrix((values, place.astype(columns.dtype), indptr), shape=shape)
+        self._rows = scipy.sparse.csr_matrix((values, columns, indptr), shape=shape)
         self._diagonal = self._rows.diagonal()
         self._exchange = _Exchange(world, ranges, ghosts.astype(np.int64))
         self.state = int(matrix.stateGet())
@@ -59,7 +60,10 @@ class TriangleProduct:
 
 
 class _Exchange:
-    """Rows of vectors (rows, m) float64 of other ranks, one message per neighbour."""
+    """Rows of vectors (rows, m) float64 of other ranks, one message per neighbour.
+
+    What `HaloExchange` does for features, without torch, which the solvers do not load.
+    """
 
     def __init__(self, world: World, ranges: np.ndarray, ghosts: np.ndarray) -> None:
         """Tell their owners which rows are needed: `ghosts`, ascending. Collective."""
@@ -67,7 +71,7 @@ class _Exchange:
         needed = np.diff(np.searchsorted(ghosts, ranges))
         wanted = np.empty_like(needed)
         world.comm.Alltoall(needed, wanted)
-        self._needed, self._wanted = _segments(needed), _segments(wanted)
+        self._needed, self._wanted = segments(needed), segments(wanted)
         asked = np.empty(int(wanted.sum()), dtype=np.int64)
         self._swap(ghosts, self._needed, asked, self._wanted)
         self._asked, self._ghosts = asked - ranges[world.rank], len(ghosts)
@@ -82,16 +86,8 @@ class _Exchange:
         """Add rows of the ghosts to those of their owners, `x`, always in the same order. Collective among neighbours."""
         back = np.empty((len(self._asked), x.shape[1]))
         self._swap(ghosts, self._needed, back, self._wanted)
-        for _, part in self._wanted:
-            x[self._asked[part]] += back[part]  # none twice from one rank
+        for (_, rows), (_, got) in zip(cut(self._asked, self._wanted), cut(back, self._wanted), strict=True):
+            x[rows] += got  # none twice from one rank
 
-    def _swap(self, sent: np.ndarray, to: _Segments, received: np.ndarray, source: _Segments) -> None:
-        sends = [(rank, sent[part]) for rank, part in to]
-        receives = [(rank, received[part]) for rank, part in source]
-        wait_all(post_messages(self._comm, sends, receives, _TAG))
-
-
-def _segments(counts: np.ndarray) -> _Segments:
-    """Of every rank with a share, in a list ordered by rank."""
-    stops = np.cumsum(counts)
-    return [(int(rank), slice(int(stops[rank] - counts[rank]), int(stops[rank]))) for rank in np.flatnonzero(counts)]
+    def _swap(self, sent: np.ndarray, to: list[Segment], received: np.ndarray, source: list[Segment]) -> None:
+        wait_all(post_messages(self._comm, cut(sent, to), cut(received, source), _TAG))

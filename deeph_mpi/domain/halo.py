@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeph_mpi.domain.messages import post_messages, wait_all
+from deeph_mpi.domain.messages import cut, post_messages, segments, wait_all
 from deeph_mpi.domain.partition import Partition
-from deeph_mpi.domain.staging import Segment, Staging
+from deeph_mpi.domain.staging import Staging
 from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel import World
 
@@ -61,11 +61,11 @@ class HaloExchange:
         needed = np.bincount(owners, minlength=world.size).astype(np.int64)
         wanted = np.empty_like(needed)
         world.comm.Alltoall(needed, wanted)
-        self._receive = _segments(needed)
-        self._send = _segments(wanted)
+        self._receive = segments(needed)
+        self._send = segments(wanted)
         asked = np.ascontiguousarray(np.asarray(ghosts, dtype=np.int64)[order])
         ids = np.empty(wanted.sum(), dtype=np.int64)
-        wait_all(post_messages(world.comm, _cut(asked, self._receive), _cut(ids, self._send), REQUEST_TAG))
+        wait_all(post_messages(world.comm, cut(asked, self._receive), cut(ids, self._send), REQUEST_TAG))
         rows = np.searchsorted(owned, ids)
         with world.together():
             if not np.array_equal(owned[np.minimum(rows, len(owned) - 1)] if len(owned) else owned, ids):
@@ -174,13 +174,3 @@ class _Reverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return ctx.halo.exchange(gradients[0]), None
-
-
-def _segments(counts: np.ndarray) -> list[Segment]:
-    """Of every rank with a share, in a matrix ordered by rank."""
-    stops = np.cumsum(counts)
-    return [(int(r), int(stops[r] - counts[r]), int(stops[r])) for r in np.flatnonzero(counts)]
-
-
-def _cut(buffer: np.ndarray, segments: list[Segment]) -> list[tuple[int, np.ndarray]]:
-    return [(rank, buffer[start:stop]) for rank, start, stop in segments]

@@ -12,7 +12,10 @@ from deeph_mpi.parallel.traffic import count_sent
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = ["post_messages", "wait_all"]
+__all__ = ["Segment", "cut", "post_messages", "segments", "wait_all"]
+
+Segment = tuple[int, int, int]
+"""(rank, start, stop): rows of a message matrix that go to or come from one rank."""
 
 CHUNK = 1 << 30  # bytes; counts of MPI before version 4 are int32
 
@@ -44,6 +47,17 @@ def post_messages(
         if rank != own:
             count_sent(sum(map(len, pieces)))
     return requests
+
+
+def segments(counts: np.ndarray) -> list[Segment]:
+    """Of every rank with a share, in a matrix ordered by rank; `counts` (ranks,) rows of each."""
+    stops = np.cumsum(counts)
+    return [(int(r), int(stops[r] - counts[r]), int(stops[r])) for r in np.flatnonzero(counts)]
+
+
+def cut(buffer: np.ndarray, parts: Iterable[Segment]) -> list[tuple[int, np.ndarray]]:
+    """(rank, its rows) as `post_messages` takes them."""
+    return [(rank, buffer[start:stop]) for rank, start, stop in parts]
 
 
 def wait_all(requests: list[MPI.Request]) -> None:

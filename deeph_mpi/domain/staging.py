@@ -10,15 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeph_mpi.domain.messages import post_messages, wait_all
+from deeph_mpi.domain.messages import Segment, post_messages, wait_all
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = ["Segment", "Staging"]
-
-Segment = tuple[int, int, int]
-"""(rank, start, stop): rows of a message matrix that go to or come from one rank."""
+__all__ = ["Staging"]
 
 
 class Staging:

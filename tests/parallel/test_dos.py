@@ -21,9 +21,8 @@ from deeph_mpi.results.density import DensityRecord
 from deeph_mpi.solvers.random_vectors import random_signs
 from tests.dense import read_crystal
 from tests.mpi import DATA
-from tests.parallel.test_assembly import bloch as bloch_of
-from tests.parallel.test_assembly import part
-from tests.systems import ORBITALS, bloch, random_system
+from tests.parallel.test_assembly import bloch, part
+from tests.systems import ORBITALS, random_system
 
 K = (0.21, -0.13, 0.0)
 GAMMA = (0.0, 0.0, 0.0)
@@ -100,12 +99,12 @@ def test_local_densities_of_spinors(world: World) -> None:
     plan = DosPlan(DosSection.model_validate({**keys, "projection": "mulliken"}), np.array([K]), np.ones(1), 1, 0.0)
     found = run_dos(DosTables(world, RowMap(partition, sizes), system.structure, h, s, plan, spinful=True), plan)
     first = np.concatenate([[0], np.cumsum(sizes)])
-    one_spin, overlap = bloch(system, "overlap", K), np.zeros((first[-1], first[-1]), dtype=complex)
+    one_spin, overlap = bloch(system.overlap, orbitals, K), np.zeros((first[-1], first[-1]), dtype=complex)
     spins = [np.concatenate([start + n * half + np.arange(half) for start, half in zip(first, orbitals, strict=False)])
              for n in range(2)]  # fmt: skip
     for rows in spins:
         overlap[np.ix_(rows, rows)] = one_spin
-    hamiltonian = bloch_of(system.hamiltonian, sizes, K)
+    hamiltonian = bloch(system.hamiltonian, sizes, K)
     levels, states = scipy.linalg.eigh(hamiltonian, overlap)
     weights = (states.conj() * (overlap @ states)).real
     for n, atom in enumerate(atoms):

@@ -6,9 +6,6 @@ Every structure becomes `OUT/NNN` with POSCAR, info.json (including `vacuum_leve
 reference.json: eigenvalues in eV of CP2K's complete matrices, not truncated at the cutoff. CP2K's own files stay in
 `OUT/NNN.cp2k` until the conversion has succeeded. A structure that is there already is skipped, so an interrupted run
 is continued by the same command. PBE, GTH pseudopotentials, DZVP-MOLOPT-SR-GTH, 200 Ry, Fermi smearing at 500 K.
-
-With `--network CHECKPOINT` the matrices are a network's predictions instead: a network that is trained further on new data
-keeps what it knows if it goes on seeing structures that it was trained on, and need not have their data again.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +27,7 @@ from scipy.linalg import eigh
 from deeph_mpi.basis.blocks import BlockSet
 from deeph_mpi.data.cp2k import read_cp2k
 from deeph_mpi.data.deeph import DeephSystem, write_system
-from deeph_mpi.data.info import DeephInfo
 from deeph_mpi.errors import DeephError
-from deeph_mpi.model.checkpoint import load_checkpoint
-from deeph_mpi.model.predict import predict_alone
 from deeph_mpi.structure.structure import Structure
 
 VALENCE = {"B": 3, "C": 4, "N": 5}
@@ -192,29 +186,6 @@ def eigenvalues(system: DeephSystem) -> list[list[float]]:
     return levels
 
 
-def predicted(structure: Structure, checkpoint: Path, cutoff: float) -> DeephSystem:
-    """What a network says of a structure: energies relative to the vacuum, E_F in the middle of the gap at KPOINTS."""
-    model = load_checkpoint(checkpoint)
-    orbitals = model.settings.orbitals.orbitals(structure.numbers)
-    hamiltonian, overlap = (within(structure, blocks, orbitals, cutoff) for blocks in predict_alone(model, structure))
-    electrons = sum(VALENCE[chemical_symbols[number]] for number in structure.numbers)
-    info = DeephInfo(model.settings.orbitals, occupation=float(electrons), vacuum_level_eV=0.0)
-    levels = np.array(eigenvalues(DeephSystem(structure, info, overlap, hamiltonian)))
-    fermi = (levels[:, electrons // 2 - 1].max() + levels[:, electrons // 2].min()) / 2
-    return DeephSystem(structure, replace(info, fermi_energy_eV=float(fermi)), overlap, hamiltonian)
-
-
-def within(structure: Structure, blocks: BlockSet, orbitals: np.ndarray, cutoff: float) -> BlockSet:
-    """Blocks of pairs up to a distance, Å."""
-    i, j = blocks.pairs[:, 3:].T
-    vectors = structure.positions[j] + blocks.pairs[:, :3] @ structure.cell - structure.positions[i]
-    near = np.flatnonzero(np.linalg.norm(vectors, axis=1) <= cutoff)
-    kept = BlockSet.allocate(blocks.pairs[near], orbitals, blocks.entries.dtype)
-    for place, index in enumerate(near):
-        kept.block(place, orbitals)[:] = blocks.block(int(index), orbitals)
-    return kept
-
-
 def make(recipe: Recipe, number: int, arguments: argparse.Namespace) -> None:
     """Make one structure, unless it is there."""
     name = f"{number + arguments.names_from:03d}"
@@ -222,14 +193,10 @@ def make(recipe: Recipe, number: int, arguments: argparse.Namespace) -> None:
     if target.is_dir():
         print(f"{target}: there already", flush=True)
         return
-    structure = recipe.build(np.random.default_rng([arguments.seed, number]))
-    if arguments.network is not None:
-        kept = predicted(structure, arguments.network, recipe.cutoff)
-        finish(target, kept, eigenvalues(kept))
-        return
     scratch = arguments.out / f"{name}.cp2k"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    structure = recipe.build(np.random.default_rng([arguments.seed, number]))
     write_input(scratch / "run.inp", structure, recipe.kgrid)
     with (scratch / "run.out").open("w") as output:
         command = [*shlex.split(arguments.cp2k), "-i", "run.inp"]
@@ -237,18 +204,14 @@ def make(recipe: Recipe, number: int, arguments: argparse.Namespace) -> None:
     if code:
         sys.exit(f"make_data: '{arguments.cp2k}' ended with code {code}; see {scratch / 'run.out'}")
     kept = read_cp2k(scratch, cutoff=recipe.cutoff)
-    finish(target, kept, eigenvalues(read_cp2k(scratch)))
+    reference = {"kpoints": KPOINTS, "eigenvalues_eV": eigenvalues(read_cp2k(scratch))}
+    partial = arguments.out / f"{name}.partial"
+    write_system(partial, kept, np.float32, compress=True)
+    (partial / "reference.json").write_text(json.dumps(reference) + "\n")
+    partial.rename(target)
     if not arguments.keep:
         shutil.rmtree(scratch)
-
-
-def finish(target: Path, system: DeephSystem, levels: list[list[float]]) -> None:
-    """Write matrices and eigenvalues; the folder appears when it is complete."""
-    partial = target.with_name(f"{target.name}.partial")
-    write_system(partial, system, np.float32, compress=True)
-    (partial / "reference.json").write_text(json.dumps({"kpoints": KPOINTS, "eigenvalues_eV": levels}) + "\n")
-    partial.rename(target)
-    print(f"{target}: {len(system.structure)} atoms, {len(system.overlap)} blocks", flush=True)
+    print(f"{target}: {len(structure)} atoms, {len(kept.overlap)} blocks", flush=True)
 
 
 def main() -> None:
@@ -260,7 +223,6 @@ def main() -> None:
     parser.add_argument(
         "--cp2k", default="cp2k.psmp", help="command that runs CP2K, with its launcher (default cp2k.psmp)"
     )
-    parser.add_argument("--network", type=Path, metavar="CHECKPOINT", help="predict with it instead of running CP2K")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder for the results (default data)")
     parser.add_argument("--keep", action="store_true", help="keep CP2K's own files")
     arguments = parser.parse_args()
