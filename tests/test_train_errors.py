@@ -12,7 +12,7 @@ import torch
 from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.data.deeph import read_system
 from deeph_mpi.errors import ConfigError
-from deeph_mpi.model.model import packed_to_lab, shell_rotation
+from deeph_mpi.model.model import packed_to_lab
 from deeph_mpi.model.novelty import Novelty, invariants
 from deeph_mpi.train.errors import BINS, ErrorSums, atom_errors, hamiltonian_errors, shell_names
 from deeph_mpi.train.history import COLUMNS, History, tensorboard_writer
@@ -45,7 +45,7 @@ def test_errors_are_means_over_all_elements(case: tuple[Stand, Labels, torch.Ten
     model, labels, pair, onsite = case
     template = model.template
     # the same in plain NumPy: both directions of every pair, onsite blocks once, one shift taken out
-    rotation = shell_rotation(labels.vectors, template)
+    rotation = template.wigner(labels.vectors, torch.float64)
     blocks, overlaps = (packed_to_lab(x, rotation, template).numpy() for x in (pair, labels.overlap))
     basis = model.onsite_basis.flatten(1)
     own, own_overlaps = (

@@ -12,7 +12,7 @@ from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.data.deeph import read_system
 from deeph_mpi.errors import DataError, ModelError
 from deeph_mpi.model.checkpoint import load_checkpoint
-from deeph_mpi.model.model import HamiltonianModel, packed_to_lab, shell_rotation
+from deeph_mpi.model.model import HamiltonianModel, packed_to_lab
 from deeph_mpi.model.predict import predict_alone
 from deeph_mpi.train.fit import align_zeros, electrons_per_element, fit_tables, pair_radii
 from deeph_mpi.train.labels import make_labels
@@ -32,7 +32,7 @@ def test_labels_hold_the_matrix() -> None:
     system = read_system(DATA / "hbn_c")
     template = ShellTemplate(system.info.orbital_map)
     labels = make_labels("hbn_c", system, template)
-    blocks = packed_to_lab(labels.hamiltonian, shell_rotation(labels.vectors, template), template).numpy()
+    blocks = packed_to_lab(labels.hamiltonian, template.wigner(labels.vectors, torch.float64), template).numpy()
     orbitals = template.orbitals.orbitals(system.structure.numbers)
     h, s = system.hamiltonian, system.overlap
     assert h is not None

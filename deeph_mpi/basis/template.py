@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.basis.sectors import PairBlockLayout
+from deeph_mpi.basis.wigner import BondWigner
 
 __all__ = ["ShellTemplate"]
 
@@ -35,6 +36,14 @@ class ShellTemplate:
     def layout(self) -> PairBlockLayout:
         """Sectors of a pair block in template order."""
         return PairBlockLayout(self.shells)
+
+    @cached_property
+    def wigner(self) -> BondWigner:
+        """Turns the template's orbitals into the frames of bonds."""
+        orbitals = [
+            (shell, degree, m, 1.0) for shell, degree in enumerate(self.shells) for m in range(-degree, degree + 1)
+        ]
+        return BondWigner(orbitals, orbitals)
 
     @cached_property
     def first(self) -> np.ndarray:

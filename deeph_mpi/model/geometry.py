@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from deeph_mpi.basis.sectors import NodeLayout
-from deeph_mpi.basis.wigner import bond_frames, wigner_matrices
 
 __all__ = ["BondGeometry", "Bonds", "envelope", "radial_basis"]
 
@@ -60,29 +59,14 @@ class BondGeometry(nn.Module):
         radial: number of radial functions.
     """
 
-    natural_index: Tensor
-    pseudo_index: Tensor
-    pseudo_signs: Tensor
-
     def __init__(self, layout: NodeLayout, radius: float, radial: int) -> None:
         super().__init__()
         self.layout, self.radius, self.radial = layout, radius, radial
-        self.register_buffer("natural_index", torch.tensor(layout.natural_rows[0]), persistent=False)
-        index, signs = layout.pseudo_rows
-        self.register_buffer("pseudo_index", torch.tensor(index) + 1, persistent=False)
-        self.register_buffer("pseudo_signs", torch.tensor(signs)[:, None], persistent=False)
 
     def forward(self, i: Tensor, j: Tensor, vectors: Tensor, dtype: torch.dtype) -> Bonds:
         """Bonds from rows i, j and vectors (n, 3) float64 Å from i to j; float results in `dtype`."""
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        frames = bond_frames(vectors).to(dtype)
-        size = (self.layout.l_max + 1) ** 2
-        full = frames.new_zeros(len(i), size, size)
-        for degree, matrix in enumerate(wigner_matrices(frames, self.layout.l_max)):
-            block = slice(degree**2, (degree + 1) ** 2)
-            full[:, block, block] = matrix
-        stop = (self.layout.l_pseudo + 1) ** 2
-        pseudo = full[:, self.pseudo_index, 1:stop] * self.pseudo_signs.to(dtype)
+        natural, pseudo = (wigner(vectors, dtype) for wigner in (self.layout.natural, self.layout.pseudo))
         radial = radial_basis(distances, self.radius, self.radial).to(dtype)
         fade = envelope(distances, self.radius).to(dtype)[:, None]
-        return Bonds(i, j, full[:, self.natural_index], pseudo, radial, fade, distances)
+        return Bonds(i, j, natural, pseudo, radial, fade, distances)

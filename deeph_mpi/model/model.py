@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from deeph_mpi.basis.onsite import OnsiteLayout
 from deeph_mpi.basis.template import ShellTemplate
-from deeph_mpi.basis.wigner import bond_frames, wigner_matrices
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.network import HamiltonianNetwork
 from deeph_mpi.model.novelty import Novelty
 from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.model.tables import TwoCentreTable
 
-__all__ = ["HamiltonianModel", "ModelFacts", "lab_to_packed", "packed_to_lab", "shell_rotation"]
+__all__ = ["HamiltonianModel", "ModelFacts", "lab_to_packed", "packed_to_lab"]
 
 
 @dataclass
@@ -131,7 +130,7 @@ class HamiltonianModel(nn.Module):
         return 0.0 if self.facts.energy_reference == "vacuum level" else None
 
     def pair_blocks(self, correction: Tensor, vectors: Tensor, pair_species: Tensor) -> tuple[Tensor, Tensor]:
-        """H and S blocks in the lab frame and template order, (n, size, size) float64 each.
+        """H and S blocks in the lab frame and template order, (n, size, size) each: H in the network's dtype, S in float64.
 
         Args:
             correction: (n, dimension) output of `HamiltonianNetwork.pairs`.
@@ -139,23 +138,21 @@ class HamiltonianModel(nn.Module):
             pair_species: (n,) species_i · n_species + species_j.
         """
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        rotation = shell_rotation(vectors, self.template)
-        even = self.template.layout.sectors.even
-        packed = correction.double()
-        packed = torch.cat([packed[:, :even] + self.baseline(distances, pair_species), packed[:, even:]], dim=1)
-        hamiltonian = packed_to_lab(packed, rotation, self.template)
-        return hamiltonian, self._pair_overlaps(distances, rotation, pair_species)
+        rotation = self.template.wigner(vectors, vectors.dtype)
+        layout, dtype = self.template.layout, correction.dtype
+        block = layout.unpack(correction) + layout.unpack_even(self.baseline(distances, pair_species).to(dtype))
+        turn = rotation.to(dtype)
+        overlap = self._pair_overlaps(distances, rotation, pair_species)
+        return turn.transpose(1, 2) @ block @ turn, overlap
 
     def pair_overlaps(self, vectors: Tensor, pair_species: Tensor) -> Tensor:
         """The S of `pair_blocks` alone: it needs no network."""
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        return self._pair_overlaps(distances, shell_rotation(vectors, self.template), pair_species)
+        return self._pair_overlaps(distances, self.template.wigner(vectors, vectors.dtype), pair_species)
 
     def _pair_overlaps(self, distances: Tensor, rotation: Tensor, pair_species: Tensor) -> Tensor:
-        even = self.template.layout.sectors.even
-        packed = distances.new_zeros(len(distances), self.template.size**2)
-        packed[:, :even] = self.overlap(distances, pair_species)
-        return packed_to_lab(packed, rotation, self.template)
+        block = self.template.layout.unpack_even(self.overlap(distances, pair_species))
+        return rotation.transpose(1, 2) @ block @ rotation
 
     def onsite_blocks(self, correction: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """Onsite blocks of H and S, (n, size, size) float64, from `HamiltonianNetwork.onsite` and the species (n,)."""
@@ -171,27 +168,11 @@ class HamiltonianModel(nn.Module):
             yield int(self.elements[kind // count]), int(self.elements[kind % count]), rows
 
 
-def shell_rotation(vectors: Tensor, template: ShellTemplate) -> Tensor:
-    """(n, size, size) rotation of the template's orbitals into the frames of bonds (n, 3)."""
-    rotation = vectors.new_zeros(len(vectors), template.size, template.size)
-    matrices = wigner_matrices(bond_frames(vectors), max(template.shells))
-    for degree, first in zip(template.shells, template.first, strict=False):
-        rows = slice(first, first + 2 * degree + 1)
-        rotation[:, rows, rows] = matrices[degree]
-    return rotation
-
-
 def packed_to_lab(packed: Tensor, rotation: Tensor, template: ShellTemplate) -> Tensor:
-    """Blocks packed by sectors in the bond frame → lab frame (n, size, size)."""
-    index, weight = (torch.as_tensor(x, device=packed.device) for x in template.layout.gather)
-    weight = weight.to(packed.dtype)
-    flat = packed[:, index[:, 0]] * weight[:, 0] + packed[:, index[:, 1]] * weight[:, 1]
-    block = flat.view(-1, template.size, template.size)
-    return rotation.transpose(1, 2) @ block @ rotation
+    """Blocks packed by sectors in the bond frame → lab frame (n, size, size), by the template's `wigner` (n, size, size)."""
+    return rotation.transpose(1, 2) @ template.layout.unpack(packed) @ rotation
 
 
 def lab_to_packed(blocks: Tensor, rotation: Tensor, template: ShellTemplate) -> Tensor:
     """The inverse of `packed_to_lab`: (n, size, size) → (n, size²)."""
-    flat = (rotation @ blocks @ rotation.transpose(1, 2)).flatten(1)
-    index, weight = (torch.as_tensor(x, device=blocks.device) for x in template.layout.scatter)
-    return flat[:, index[:, 0]] * weight[:, 0] + flat[:, index[:, 1]] * weight[:, 1]
+    return template.layout.pack(rotation @ blocks @ rotation.transpose(1, 2))

@@ -18,7 +18,7 @@ from torch import Tensor
 from deeph_mpi.basis.onsite import OnsiteLayout
 from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.errors import DataError
-from deeph_mpi.model.model import packed_to_lab, shell_rotation
+from deeph_mpi.model.model import packed_to_lab
 from deeph_mpi.train.labels import Labels
 
 __all__ = ["BandReference", "BlochSum", "band_reference", "sample_kpoints"]
@@ -42,7 +42,7 @@ class BlochSum:
     def __init__(self, labels: Labels, template: ShellTemplate, kpoints: np.ndarray, dtype: torch.dtype) -> None:
         self.template = template
         self.atoms, self.n_pairs = len(labels.numbers), len(labels.i)
-        self.rotation = shell_rotation(labels.vectors, template).to(dtype)
+        self.rotation = template.wigner(labels.vectors, torch.float64).to(dtype)
         angle = labels.vectors @ torch.tensor(kpoints).T
         self.cos, self.sin = torch.cos(angle).to(dtype), torch.sin(angle).to(dtype)
         self.places = labels.i * self.atoms + labels.j

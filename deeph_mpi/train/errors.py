@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deeph_mpi.basis.template import ShellTemplate
-from deeph_mpi.model.model import HamiltonianModel, packed_to_lab, shell_rotation
+from deeph_mpi.model.model import HamiltonianModel, packed_to_lab
 from deeph_mpi.train.labels import Labels
 
 __all__ = ["BINS", "ErrorSums", "atom_errors", "common_shift", "hamiltonian_errors", "shell_names"]
@@ -142,7 +142,7 @@ def _absolute(
     template = model.template
     pair_error, onsite_error = pair_error.double(), onsite_error.double()
     shift = common_shift(labels, pair_error, onsite_error)
-    rotation = shell_rotation(labels.vectors, template)
+    rotation = template.wigner(labels.vectors, torch.float64)
     blocks = packed_to_lab(pair_error - shift * labels.overlap, rotation, template).abs()
     onsite = (onsite_error - shift * labels.onsite_overlap) @ model.onsite_basis.flatten(1)
     return blocks, onsite.abs().view(-1, template.size, template.size)

@@ -14,7 +14,7 @@ from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.data.deeph import DeephSystem
 from deeph_mpi.domain.pairs import decoded_from_i
 from deeph_mpi.errors import DataError
-from deeph_mpi.model.model import lab_to_packed, shell_rotation
+from deeph_mpi.model.model import lab_to_packed
 
 __all__ = ["Labels", "make_labels"]
 
@@ -73,7 +73,7 @@ def make_labels(name: str, system: DeephSystem, template: ShellTemplate) -> Labe
     chosen = np.flatnonzero(decoded_from_i(i, j, R) & ~onsite)
     vectors = system.structure.positions[j[chosen]] - system.structure.positions[i[chosen]]
     vectors = torch.tensor(vectors + R[chosen] @ system.structure.cell)
-    rotation = shell_rotation(vectors, template)
+    rotation = template.wigner(vectors, torch.float64)
     flat_basis = torch.tensor(OnsiteLayout(template.shells).basis).flatten(1)
     packed, flat = [], []
     for blocks in (system.hamiltonian, system.overlap):
