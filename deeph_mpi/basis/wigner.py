@@ -126,13 +126,17 @@ class BondWigner:
                     azimuth[2 * abs(n) - 1, r, c] = 1.0
                 else:
                     azimuth[2 * abs(n), r, c] = 1.0 if m >= 0 else -1.0
-        self._polar, self._azimuth = (Constant(each.reshape(len(each), -1)) for each in (polar, azimuth))
+        filled = polar.any(axis=0).ravel()  # a quarter at l ≤ 4
+        self._places = Constant(np.flatnonzero(filled))
+        self._polar, self._azimuth = (Constant(each.reshape(len(each), -1)[:, filled]) for each in (polar, azimuth))
 
     def __call__(self, vectors: Tensor, dtype: torch.dtype) -> Tensor:
         """(n, rows, columns) in `dtype` for bonds (n, 3), non-zero; float64 recommended."""
         polar, azimuth = (_harmonics(phase, self.order).to(dtype) for phase in _directions(vectors))
-        elements = polar @ self._polar.like(polar)
-        return elements.mul_(azimuth @ self._azimuth.like(azimuth)).view(-1, *self.shape)
+        elements = (polar @ self._polar.like(polar)).mul_(azimuth @ self._azimuth.like(azimuth))
+        full = elements.new_zeros(len(vectors), self.shape[0] * self.shape[1])
+        full.scatter_(1, self._places.on(vectors.device).expand_as(elements), elements)
+        return full.view(-1, *self.shape)
 
 
 @cache

@@ -7,6 +7,7 @@ The rank that owns the atom it starts from decodes it. H_ji(−R) = H_ij(R)† t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,19 +89,21 @@ class PairPlan:
             low, high = np.where(below, middle + 1, low), np.where(below | (low >= high), high, middle)
         return low
 
-    def write_transposes(self, blocks: BlockSet, orbitals: np.ndarray, rows: np.ndarray) -> None:
+    def write_transposes(self, matrices: Sequence[BlockSet], orbitals: np.ndarray, rows: np.ndarray) -> None:
         """Fill the rows that this rank owns with the (conjugate) transposes of blocks decoded here.
 
         Args:
-            blocks: over `pairs_global`, with the blocks of `rows` in place; changed in place.
+            matrices: over the same `pairs_global`, with the blocks of `rows` in place; changed in place.
             orbitals: (N,) rows of every atom's blocks (twice its orbitals for spinors).
             rows: (n,) decoded pairs.
         """
         atoms, pairs = self.domain.atoms, self.domain.pairs
         rows = rows[pairs.j[rows] < self.domain.n_owned]
-        source, target = blocks.offsets[self.blocks(rows)], blocks.offsets[self.blocks(self.reverse(rows))]
+        here, there = self.blocks(rows), self.blocks(self.reverse(rows))
         heights, widths = orbitals[atoms[pairs.i[rows]]], orbitals[atoms[pairs.j[rows]]]
-        transpose_blocks(blocks.entries, source, blocks.entries, target, heights, widths)
+        for blocks in matrices:
+            source, target = blocks.offsets[here], blocks.offsets[there]
+            transpose_blocks(blocks.entries, source, blocks.entries, target, heights, widths)
 
     def exchange_transposes(self, blocks: BlockSet, orbitals: np.ndarray) -> None:
         """Fill the rows of other ranks with the transposes of blocks decoded here. Collective among neighbours.

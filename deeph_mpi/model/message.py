@@ -13,6 +13,8 @@ from deeph_mpi.model.settings import NetworkSettings
 
 __all__ = ["BondFactors", "BondFrame", "MessageLayer"]
 
+NARROW = 12  # channels; products of small matrices with fewer columns than that take longer than with twice as many
+
 
 class BondFrame(nn.Module):
     """Rotates node features of both ends of bonds into their outward frames, packs them by sector, and back.
@@ -63,9 +65,12 @@ class BondFrame(nn.Module):
             (natural, bonds.natural, self.natural_signs),
             (pseudo, bonds.pseudo, self.pseudo_signs),
         ):
-            # one product for each end: side by side in one they would be gathered and summed row by row, not in one piece
-            near = torch.bmm(rotation, features.index_select(0, bonds.i))
-            far = torch.bmm(rotation, features.index_select(0, bonds.j)) * signs.to(features.dtype)
+            ends = features.index_select(0, bonds.i), features.index_select(0, bonds.j)
+            if features.shape[2] < NARROW:
+                near, far = torch.bmm(rotation, torch.cat(ends, dim=2)).chunk(2, dim=2)
+            else:  # side by side they would be gathered and summed row by row, not in one piece
+                near, far = torch.bmm(rotation, ends[0]), torch.bmm(rotation, ends[1])
+            far = far * signs.to(features.dtype)
             sums.append(near + far)
             differences.append(near - far)
         return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])

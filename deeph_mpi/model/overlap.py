@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.data.ragged import spread
+from deeph_mpi.domain.block_rows import put_blocks
 from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.pairs import PairPlan, onsite_blocks, pairs_global
 from deeph_mpi.domain.partition import Partition
@@ -44,7 +44,7 @@ def overlap_alone(model: HamiltonianModel, structure: Structure, memory_gb: floa
         places = plan.blocks(part)
         for row, column, chosen in model.by_elements(kinds):
             _write(rows, places[chosen.numpy()], model.template.extract(blocks[chosen], row, column))
-        plan.write_transposes(rows, orbitals, part)
+        plan.write_transposes([rows], orbitals, part)
     places, kinds = onsite_blocks(domain), species[domain.atoms[: domain.n_owned]]
     for number in np.unique(structure.numbers).tolist():
         own = torch.as_tensor(domain.numbers[: domain.n_owned] == number)
@@ -53,5 +53,4 @@ def overlap_alone(model: HamiltonianModel, structure: Structure, memory_gb: floa
 
 
 def _write(rows: BlockSet, places: np.ndarray, blocks: torch.Tensor) -> None:
-    lengths = np.diff(rows.offsets)[places]
-    rows.entries[spread(rows.offsets[places], lengths)] = blocks.flatten().numpy()
+    put_blocks(rows.entries, rows.offsets[places], blocks.flatten(1).numpy())

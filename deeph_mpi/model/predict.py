@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.domain.block_rows import put_blocks
 from deeph_mpi.domain.domain import Domain, build_domain
 from deeph_mpi.domain.halo import HaloExchange
 from deeph_mpi.domain.pairs import PairPlan, onsite_blocks, pairs_global
@@ -284,8 +285,8 @@ def _decode_pairs(job: _Job, normalized: Features) -> None:
             at = places[chosen.cpu().numpy()]
             for target, blocks in zip(rows, results, strict=True):
                 _write(target, at, model.template.extract(blocks[chosen], row, column))
+        plan.write_transposes(rows, job.orbitals, part)
         for target in rows:
-            plan.write_transposes(target, job.orbitals, part)
             target.release()
 
 
@@ -322,5 +323,4 @@ def _check_finite(blocks: Tensor, atoms: np.ndarray) -> None:
 
 def _write(target: BlockSet, at: np.ndarray, blocks: Tensor) -> None:
     """Put equally shaped blocks (n, rows, columns) into their places `at` (n,)."""
-    size = blocks.shape[1] * blocks.shape[2]
-    target.entries[target.offsets[at][:, None] + np.arange(size)] = blocks.flatten(1).cpu().numpy()
+    put_blocks(target.entries, target.offsets[at], blocks.flatten(1).cpu().numpy())

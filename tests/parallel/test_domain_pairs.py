@@ -77,7 +77,7 @@ def test_transposes_fill_every_block(world: World, dtype: type, monkeypatch: pyt
         given[plan.blocks(plan.decode)] = True
         blocks.entries[:] = np.where(np.repeat(given, np.diff(blocks.offsets)), expected, np.nan)
         for part in np.array_split(plan.decode, 3):
-            plan.write_transposes(blocks, orbitals, part)
+            plan.write_transposes([blocks], orbitals, part)
         plan.exchange_transposes(blocks, orbitals)
         np.testing.assert_array_equal(blocks.entries, expected)
 
