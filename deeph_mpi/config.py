@@ -209,6 +209,13 @@ class FactorizationSection(Section):
         ge=0,
         lt=1,
     )
+    drop_tolerance: float = key(
+        0.0,
+        "blocks of H − σS between two atoms whose Frobenius norm is below this are left out of the factor, 0: none; a smaller "
+        "factor, energies corrected with all blocks (the summary estimates what is left), counts not proved",
+        unit="eV",
+        ge=0,
+    )
 
 
 class DosSection(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,8 @@ class DosRun:
         if self._plan is not None and self.counts:
             with stages("dos"), finishing_units():
                 journal = self._journal(restart, "count")
-                self._counted = count_levels(assembler, self._plan, options, journal)
+                every = replace(options, drop=0.0)  # without all blocks the inertia counts levels of another matrix
+                self._counted = count_levels(assembler, self._plan, every, journal)
                 journal.flush()
 
     def _journal(self, restart: Restart, *kinds: str) -> RunJournal:

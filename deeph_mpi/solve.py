@@ -189,10 +189,16 @@ def plan_spectrum(
         eigenvectors=solve.eigenvectors,
         ill_project=solve.ill_project,
         eigensolver=solve.eigensolver,
-        prove=solve.prove,
+        prove=solve.prove and factorization.drop_tolerance == 0,
         factor=world.on_root(factor_options, factorization, world.size),
     )
     world.on_root(check_pools, solve, world.size, len(kpoints))
+    if solve.window is not None and factorization.drop_tolerance > 0:
+        raise _everywhere(
+            ConfigError(
+                "solve.window needs counts, which factorization.drop_tolerance does not give: ask for solve.states instead"
+            )
+        )
     gauge = None
     if solve.real_gauge != "never" and not spinful and petsc.factors_triangle(options.factor.backend):
         gauge = world.on_root(choose_gauge, structure, orbitals, kpoints, always=solve.real_gauge == "always")
@@ -216,6 +222,7 @@ def factor_options(section: FactorizationSection, ranks: int) -> FactorOptions:
         out_of_core=section.out_of_core,
         memory=None if section.memory_gb is None else int(section.memory_gb * 1e9),
         low_rank=section.low_rank,
+        drop=section.drop_tolerance,
     )
     return options if section.scratch is None else replace(options, scratch=section.scratch)
 

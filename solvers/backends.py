@@ -28,6 +28,8 @@ class FactorOptions:
         scratch: directory for it.
         memory: bytes that the factorization may take on each rank; None: what is available.
         low_rank: relative tolerance of block low-rank compression (MUMPS), 0: none. Counts are then not proved.
+        drop: Frobenius norm in eV below which blocks of H − σS between two atoms are left out of the factor, 0: none are.
+            Counts are then not proved.
     """
 
     backend: str = "auto"
@@ -35,6 +37,7 @@ class FactorOptions:
     scratch: Path = field(default_factory=lambda: Path(os.environ.get("TMPDIR", "/tmp")))
     memory: int | None = None
     low_rank: float = 0.0
+    drop: float = 0.0
 
 
 def available_backends() -> list[str]:

@@ -12,6 +12,8 @@ from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel.available import available_memory
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.backends import FactorOptions, choose_backend, new_preconditioner
+from deeph_mpi.solvers.dropping import SmallerMatrix, corrected_vectors
+from deeph_mpi.solvers.eigenpairs import Eigenpairs
 from deeph_mpi.solvers.mumps import MORE_WORKSPACE, OUT_OF_MEMORY, SINGULAR, FactorCost, doubt_of, needed_memory
 from deeph_mpi.solvers.overlap import atoms_of, overlap_modes
 from deeph_mpi.solvers.pencil import Pencil
@@ -40,6 +42,7 @@ class ShiftedFactor:
         factorizations: how many were made.
         overlap_positive: whether S ≻ 0 was shown.
         doubt: why the inertias prove nothing; empty when they do.
+        left_over: eV, what second order says of energies where blocks were left out of the factor; the largest so far.
         cost: of the first factorization, None before it.
         eigensolver: "lanczos" (ours, blocks of vectors) or "krylov-schur" (SLEPc's) finds eigenvectors with it.
     """
@@ -67,6 +70,9 @@ class ShiftedFactor:
         self.cost: FactorCost | None = None
         self.counts_inertia = petsc.factors_triangle(self.backend)
         self._work = pencil.h.duplicate(copy=False)
+        self._smaller = SmallerMatrix(pencil, self.options.drop) if self.options.drop > 0 else None
+        self.left_over = 0.0
+        self._operator: Any = self._work
         self._pc: Any = None
         self._workspace = 30  # per cent above MUMPS's estimate
         self._on_disk = self.options.out_of_core == "always"
@@ -80,6 +86,7 @@ class ShiftedFactor:
         self.inertias = {}
         self.overlap_positive = False
         self.pencil.removed, self._bordered, self._fewer = None, None, 0
+        self.left_over = 0.0
 
     def require_positive_overlap(self, project: float = 0.0) -> None:
         """Show S ≻ 0 by its inertia, where that can be had without doubt. Collective.
@@ -152,7 +159,7 @@ class ShiftedFactor:
             self.pencil.h.copy(self._work, self._same_pattern)
             self._work.axpy(-sigma, self.pencil.s, self._same_pattern)
             self.shift = float("nan")
-            regular = self._factor()
+            regular = self._factor(self._smaller)
             if regular:
                 self._border()
             if regular and self._distance() > _RESOLVED:
@@ -168,6 +175,25 @@ class ShiftedFactor:
         if shift not in self.inertias:
             shift = self.factorize(shift, nudge)
         return shift, self.inertias[shift]
+
+    def corrected(self, vectors: np.ndarray) -> np.ndarray:
+        """Eigenvectors (local_dimension, m) found with the factor, corrected for blocks that were left out. Collective."""
+        if self._smaller is None or not vectors.shape[1]:
+            return vectors
+        found, left = corrected_vectors(self.pencil, self.solve_block, vectors)
+        self.left_over = max(self.left_over, float(left.max()))
+        return found
+
+    def below_among(self, pairs: Eigenpairs) -> int:
+        """How many of these pairs the inertia counts as below the present shift. Collective.
+
+        With blocks left out it counts levels of another matrix: those of it in the space of the pairs.
+        """
+        if self._smaller is None or not len(pairs):
+            return int((pairs.energies < self.shift).sum())
+        image = self.pencil.multiply(self._operator, pairs.vectors)
+        levels, _ = self.pencil.eigh(self.pencil.total(pairs.vectors.conj().T @ image))
+        return int((levels < 0).sum())
 
     def solve(self, right: Any, left: Any) -> None:
         """Solve (H − σS) left = right for PETSc vectors. Collective."""
@@ -218,6 +244,8 @@ class ShiftedFactor:
         """Free factor and work matrix. Collective."""
         if self._pc is not None:
             self._pc.destroy()
+        if self._smaller is not None:
+            self._smaller.destroy()
         self._work.destroy()
 
     @property
@@ -225,12 +253,13 @@ class ShiftedFactor:
         library, _ = petsc.load()
         return library.Mat.Structure.SAME_NONZERO_PATTERN
 
-    def _factor(self) -> bool:
-        """Factor the work matrix; False when it is singular."""
+    def _factor(self, smaller: SmallerMatrix | None = None) -> bool:
+        """Factor the work matrix, or what `smaller` leaves of it; False when it is singular."""
+        self._operator = self._work if smaller is None else smaller.of(self._work)
         for _ in range(6):
             if self._pc is None:
                 self._pc = self._new_preconditioner()
-            self._pc.setOperators(self._work, self._work)
+            self._pc.setOperators(self._operator, self._operator)
             begin = time.perf_counter()
             self._pc.setUp()
             self.factorizations += 1
@@ -242,7 +271,15 @@ class ShiftedFactor:
                 if self.cost is None:
                     self.cost = FactorCost.of(mumps, time.perf_counter() - begin, self._on_disk)
                     log.info("%s", self.cost.describe(self.pencil.world.size))
+                    if smaller is not None:
+                        log.info(
+                            "blocks below %g eV left out: %.0f %% of the elements stay",
+                            self.options.drop,
+                            100 * smaller.share,
+                        )
                 self.doubt = doubt_of(mumps) if self.counts_inertia else ""
+                if smaller is not None:
+                    self.doubt = f"blocks below {self.options.drop:g} eV were left out of the factor (drop_tolerance)"
                 return not self.counts_inertia or self._negative_and_null()[1] == 0
             needed = needed_memory(mumps)
             self._pc.destroy()
@@ -274,7 +311,7 @@ class ShiftedFactor:
             self._limit = self.options.memory or _share(available_memory(self.pencil.world))
         return new_preconditioner(
             self.pencil.world,
-            self._work,
+            self._operator,
             self.options,
             self.backend,
             block=self.pencil.block,

@@ -57,6 +57,7 @@ class Points:
         self.mine = self.pools.mine(len(kpoints))
         self._release = release and len(kpoints) == 1
         self.factorizations = 0
+        self.left_over = 0.0  # largest of all k-points so far, see `ShiftedFactor`
         self._open: tuple[int, Pencil, ShiftedFactor] | None = None
 
     def factor(self, index: int) -> ShiftedFactor:
@@ -69,6 +70,7 @@ class Points:
                 return_freed_memory()
             if pencil is former and self._open is not None:  # the same pattern: its symbolic analysis serves again
                 factor = self._open[2]
+                self.left_over = max(self.left_over, factor.left_over)
                 factor.renew()
             else:
                 self.close()
@@ -146,6 +148,7 @@ class Points:
         """Free what is open. Collective."""
         if self._open is not None:
             self.factorizations += self._open[2].factorizations
+            self.left_over = max(self.left_over, self._open[2].left_over)
             self._open[2].destroy()
             self._open[1].destroy()
             self._open = None

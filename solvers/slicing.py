@@ -57,7 +57,8 @@ def nearest_states(
         if len(pairs) < count:
             if progress:
                 continue
-            raise SolverError(f"only {len(pairs)} of the {count} states near {target:.4f} eV were found")
+            advice = ": a smaller factorization.drop_tolerance may help" if factor.options.drop > 0 else ""
+            raise SolverError(f"only {len(pairs)} of the {count} states near {target:.4f} eV were found{advice}")
         if not prove:
             if progress and len(pairs) < want:
                 continue
@@ -93,8 +94,10 @@ def states_in_window(factor: ShiftedFactor, lower: float, upper: float, keeper: 
         SolverError: the factorization failed, or PETSc gives no inertia (complex scalars or no MUMPS).
         StopRequested: see `deeph_mpi.solvers.journal`.
     """
-    if not factor.counts_inertia:
-        raise SolverError("a window needs inertia, that is real PETSc scalars and MUMPS; ask for `states` instead")
+    if not factor.counts_inertia or factor.options.drop > 0:
+        raise SolverError(
+            "a window needs inertia, that is real PETSc scalars, MUMPS and all blocks; ask for `states` instead"
+        )
     known = [] if keeper is None else keeper.known()
     if known:
         past = known[-1].values
@@ -169,8 +172,9 @@ def _uncounted(factor: ShiftedFactor, pairs: Eigenpairs, shift: float, count: in
     distance = np.abs(pairs.energies - shift)
     reach = float(np.sort(distance)[count - 1])
     found = pairs.take(distance <= reach)
-    first = factor.inertias[shift] - int((found.energies < shift).sum()) if factor.counts_inertia else None
-    return States(found, first, shift - reach, shift + reach, False, "no proof was asked for (solve.prove)")
+    first = factor.inertias[shift] - factor.below_among(found) if factor.counts_inertia else None
+    note = factor.doubt or "no proof was asked for (solve.prove)"
+    return States(found, first, shift - reach, shift + reach, False, note)
 
 
 def _gather(factor: ShiftedFactor, pairs: Eigenpairs, want: int) -> tuple[Eigenpairs, bool]:
@@ -180,7 +184,9 @@ def _gather(factor: ShiftedFactor, pairs: Eigenpairs, want: int) -> tuple[Eigenp
         new = block_lanczos(factor, missing, pairs.vectors, _LANCZOS_TOLERANCE)
     else:  # rounding brings the second copy of each doubled pair within the same run, so both are asked for
         new = krylov_schur(factor, missing * factor.pencil.multiplicity, pairs.vectors, _KRYLOV_TOLERANCE)
-    larger = pairs.extended(factor.pencil, new, _RESIDUAL)
+    # where blocks are left out, residuals hold much of states far away, which moves energies by no more than `left_over`
+    tolerance = np.inf if factor.options.drop > 0 else _RESIDUAL
+    larger = pairs.extended(factor.pencil, factor.corrected(new), tolerance)
     return larger, len(larger) > len(pairs)
 
 

@@ -90,6 +90,11 @@ def spectrum(
     finally:
         points.close()
     notes = sorted({f"not proved at some k-points: {s.note}" for s in states if not s.proved})
+    if options.factor.drop > 0:
+        left = max(points.pools.gathered(points.left_over))
+        notes.append(
+            f"second order estimates errors of energies by blocks left out of the factor at {left:.1e} eV at most"
+        )
     if options.electrons is None:
         notes.append("no Fermi level: the number of electrons is not known")
     elif fermi is None:
