@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deeph_mpi.parallel.memory import return_freed_memory
 from deeph_mpi.solvers import petsc
 from deeph_mpi.solvers.pencil import Pencil
 
@@ -51,9 +52,8 @@ class SmallerMatrix:
         every = np.concatenate(
             pencil.world.comm.allgather(np.stack([np.full(rows, pencil.world.rank), self._row], axis=1))
         )
-        self._column = np.cumsum(
-            (np.diff(every, axis=0, prepend=every[:1]) != 0).any(axis=1)
-        )  # among all, in their order
+        another = (np.diff(every, axis=0, prepend=every[:1]) != 0).any(axis=1)
+        self._column = np.cumsum(another)  # number of the atom among all, in the order of the rows
 
     def of(self, matrix: Any) -> Any:
         """The smaller matrix; it is this object's, and the same one as long as the same blocks stay. Collective."""
@@ -62,10 +62,9 @@ class SmallerMatrix:
             matrix.setOption(library.Mat.Option.GETROW_UPPERTRIANGULAR, True)
         indptr, columns, values = matrix.getValuesCSR()
         kept = self._large(indptr, columns, values)
-        counts = (
-            np.add.reduceat(np.append(kept, False), indptr[:-1], dtype=indptr.dtype) if len(indptr) > 1 else indptr[:0]
-        )
-        csr = np.concatenate([[0], np.cumsum(counts)]).astype(indptr.dtype), columns[kept], values[kept]
+        stay = np.concatenate([[0], np.cumsum(kept, dtype=indptr.dtype)])[indptr]
+        csr = stay.astype(indptr.dtype), columns[kept], values[kept]
+        del columns, values  # as large as the matrix
         same = self._matrix is not None and np.array_equal(kept, self._kept)
         comm = self._pencil.world.comm
         if not all(comm.allgather(bool(same))):
@@ -79,9 +78,11 @@ class SmallerMatrix:
                 self._matrix.setOption(option.HERMITIAN if petsc.is_complex() else option.SYMMETRIC, True)
         self._matrix.setValuesCSR(*csr)
         self._matrix.assemble()
+        del csr
+        return_freed_memory()
         part = np.array([kept.sum(), len(kept)], dtype=np.float64)
-        stay, whole = self._pencil.total(part)
-        self.share = float(stay / max(whole, 1.0))
+        few, whole = self._pencil.total(part)
+        self.share = float(few / max(whole, 1.0))
         return self._matrix
 
     def destroy(self) -> None:
