@@ -216,6 +216,12 @@ class FactorizationSection(Section):
         unit="eV",
         ge=0,
     )
+    ranks_per_node: int | None = key(
+        None,
+        "ranks of each node that solve, with the cores and threads of the others, which sleep; by default all. Few ranks with "
+        "several threads each factor faster than many ranks",
+        ge=1,
+    )
 
 
 class DosSection(Section):

@@ -18,7 +18,8 @@ __all__ = ["differences", "file_stamp", "job_identity", "rows_identity"]
 
 _FREE = {
     "structure.partition", "model.memory_gb", "model.ranks_per_node", "model.cuda_aware_mpi", "solve.pools",
-    "factorization.out_of_core", "factorization.scratch", "factorization.memory_gb", "dos.minutes",
+    "factorization.out_of_core", "factorization.scratch", "factorization.memory_gb",
+    "factorization.ranks_per_node", "dos.minutes",
 }  # fmt: skip
 _CHECKPOINT = 1 << 30  # bytes; larger files are known by size and time instead of their content
 

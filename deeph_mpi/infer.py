@@ -150,8 +150,8 @@ def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.Ex
         from deeph_mpi.assembly.export import write_petsc
         from deeph_mpi.assembly.pencil import PencilAssembler
         from deeph_mpi.assembly.rows import RowMap
-        from deeph_mpi.pools import divide_ranks, spread_over_pools
-        from deeph_mpi.solvers.pools import Pools
+        from deeph_mpi.pools import divide_ranks, spread_rows
+        from deeph_mpi.team import Team
 
         own = []
         if (leaders != np.arange(world.size)).any() and not kept:
@@ -163,21 +163,17 @@ def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.Ex
         with stages("assemble"):
             row_map = RowMap(partition, orbitals)
             dos.prepare(row_map, *(own or held))
-            pools = Pools.single(world)
-            if config.solve.enabled and not dos.counts and keep != "petsc":
-                pools = divide_ranks(world, spectrum_plan, structure, orbitals, (own or held)[0])
+            solves = config.solve.enabled and not dos.counts and keep != "petsc"
+            team = Team(world, config.factorization.ranks_per_node if solves else None)
+            pools = divide_ranks(team, spectrum_plan if solves else None, structure, orbitals, (own or held)[0])
+            if pools.count > 1 or not team.is_whole:
+                given = own or (list(held) if keep == "deeph" else held)
+                row_map, own = spread_rows(team, pools, structure, weights, (orbitals, orbitals), given)
             if config.solve.enabled or dos.counts or keep == "petsc":
-                if pools.count > 1:
-                    row_map, own = spread_over_pools(
-                        pools,
-                        structure,
-                        weights,
-                        (orbitals, orbitals),
-                        own or (list(held) if keep == "deeph" else held),
-                    )
                 backend = config.factorization.backend
                 gauge = spectrum_plan.gauge if config.solve.enabled and keep != "petsc" else None
-                assembler = PencilAssembler(pools.pool, row_map, *(own or held), backend=backend, gauge=gauge)
+                make = partial(PencilAssembler, backend=backend, gauge=gauge)
+                assembler = team.run(partial(make, pools.pool, row_map, *(own or held)))
         del own
     if keep == "deeph" and not kept:
         with stages("write"):
@@ -194,6 +190,7 @@ def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.Ex
     held.clear()  # before the factorization needs the memory
     if keep == "petsc":
         with stages("write"):
+            assert assembler is not None  # all ranks have assembled
             write_petsc(assembler, directory)
     if keep != "none" and world.is_root:
         emit("result", what="hamiltonian", form=keep, directory=directory)
@@ -201,11 +198,12 @@ def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.Ex
     if dos.counts:
         from deeph_mpi.solve import factor_options
 
+        assert assembler is not None
         dos.count(assembler, world.on_root(factor_options, config.factorization, world.size), stages, restart)
     if config.solve.enabled:
         shells = model.settings.orbitals
         output = config.output
-        result = run_spectrum(assembler, structure, shells, spectrum_plan, output, stages, text, pools, restart)
+        result = run_spectrum(assembler, structure, shells, spectrum_plan, output, stages, text, team, pools, restart)
     if config.dos.enabled:
         dos.finish(result, config.output, stages, text, restart)
     elif not config.solve.enabled:

@@ -18,23 +18,26 @@ from deeph_mpi.parallel.available import available_memory
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers.pools import Pools, pool_counts
 from deeph_mpi.structure.structure import Structure
+from deeph_mpi.team import Team
 
 if TYPE_CHECKING:
     from deeph_mpi.solve import SpectrumPlan
 
-__all__ = ["check_pools", "divide_ranks", "spread_over_pools"]
+__all__ = ["check_pools", "divide_ranks", "spread_rows"]
 
 _GATHERED = 50_000  # atoms: a larger graph is not built on one rank, and its factor needs all ranks anyway
 
 
-def check_pools(solve: SolveSection, ranks: int, kpoints: int) -> None:
-    """Check that `solve.pools` can be done.
+def check_pools(solve: SolveSection, ranks: int, kpoints: int, per_node: int | None = None) -> None:
+    """Check that `solve.pools` can be done, with `factorization.ranks_per_node`.
 
     Raises:
         ConfigError: with the numbers that can.
     """
     if solve.pools == "auto" or solve.pools == 1:
         return
+    if per_node is not None:
+        raise ConfigError("solve.pools divides all ranks: leave out factorization.ranks_per_node, or the pools")
     possible = pool_counts(ranks, kpoints, parts=solve.window is not None)
     if solve.pools not in possible:
         raise ConfigError(
@@ -45,16 +48,21 @@ def check_pools(solve: SolveSection, ranks: int, kpoints: int) -> None:
         raise ConfigError("eigenvectors are kept by one pool only: solve.pools must be 1 or left out")
 
 
-def divide_ranks(world: World, plan: SpectrumPlan, structure: Structure, sizes: np.ndarray, h: BlockSet) -> Pools:
-    """The pools asked for, or as many as have memory for a factor each. Collective.
+def divide_ranks(team: Team, plan: SpectrumPlan | None, structure: Structure, sizes: np.ndarray, h: BlockSet) -> Pools:
+    """The pools asked for, or as many as have memory for a factor each; one where not all ranks work. Collective.
 
     Args:
-        world: all ranks.
-        plan: what is solved.
+        team: the ranks that work.
+        plan: what is solved; None: nothing is, by pools.
         structure: the atoms.
         sizes: (N,) matrix rows of every atom.
         h: blocks of this rank's rows; their longest pair bounds the pattern.
     """
+    world = team.everyone
+    if not team.is_whole:
+        return Pools.single(team.members or World.alone())
+    if plan is None:
+        return Pools.single(world)
     if plan.pools != "auto":
         return Pools.divide(world, plan.pools)
     possible = pool_counts(world.size, len(plan.kpoints))
@@ -71,27 +79,30 @@ def divide_ranks(world: World, plan: SpectrumPlan, structure: Structure, sizes: 
     return Pools.divide(world, count)
 
 
-def spread_over_pools(
+def spread_rows(
+    team: Team,
     pools: Pools,
     structure: Structure,
     weights: np.ndarray,
     sizes: tuple[np.ndarray, np.ndarray],
     blocks: list[BlockSet],
 ) -> tuple[RowMap, list[BlockSet]]:
-    """Rows of the matrices divided anew, once in each pool. Collective over all ranks.
+    """Rows of the matrices divided anew, among the ranks that work and once in each of their pools. Collective over all ranks.
 
     Args:
-        pools: of ranks.
+        team: the ranks that work.
+        pools: of them.
         structure: the atoms.
         weights: (N,) of the rows of every atom.
         sizes: (N,) each, rows of an atom in the blocks of H and of S.
         blocks: those of H and S of this rank's rows; the list is emptied, so that they are freed one by one.
     """
-    partition = partition_atoms(structure, weights, pools.pool.size)
-    owners = np.stack([pools.ranks(n)[partition.owner] for n in range(pools.count)])
+    partition = partition_atoms(structure, weights, len(team.ranks) // pools.count)
+    members = [pools.ranks(n) for n in range(pools.count)] if team.is_whole else [team.ranks]
+    owners = np.stack([ranks[partition.owner] for ranks in members])
     result = []
     for size in sizes:
-        result.append(spread(pools.everyone, blocks.pop(0), owners, size))
+        result.append(spread(team.everyone, blocks.pop(0), owners, size))
     return RowMap(partition, sizes[0]), result
 
 

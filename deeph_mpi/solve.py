@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,7 @@ from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.stopping import finishing_units
 from deeph_mpi.parallel.world import World
-from deeph_mpi.pools import check_pools, divide_ranks, spread_over_pools
+from deeph_mpi.pools import check_pools, divide_ranks, spread_rows
 from deeph_mpi.restart import Restart
 from deeph_mpi.results.kpath import KPath, asked_kpoints
 from deeph_mpi.results.plot import plot_spectrum
@@ -46,6 +47,7 @@ from deeph_mpi.solvers.backends import FactorOptions, choose_backend
 from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
+from deeph_mpi.team import Team
 
 __all__ = ["SpectrumPlan", "factor_options", "plan_spectrum", "run_spectrum", "solve"]
 
@@ -98,21 +100,25 @@ def solve(config: SolveConfig, world: World, *, resume: bool = False) -> Spectru
     with stages("assemble"):
         rows = RowMap(partition, orbitals * (2 if info.spinful else 1))
         dos.prepare(rows, h, s)
-        pools = Pools.single(world)
-        if config.solve.enabled and not dos.counts:
-            pools = divide_ranks(world, plan, structure, rows.sizes, h)
+        solves = config.solve.enabled and not dos.counts
+        team = Team(world, config.factorization.ranks_per_node if solves else None)
+        pools = divide_ranks(team, plan if solves else None, structure, rows.sizes, h)
         if config.solve.enabled or dos.counts:
-            factor = world.on_root(factor_options, config.factorization, world.size)
-            if pools.count > 1:
-                rows, (h, s) = spread_over_pools(pools, structure, weights, (rows.sizes, orbitals), [h, s])
+            factor = world.on_root(factor_options, config.factorization, len(team.ranks))
+            if pools.count > 1 or not team.is_whole:
+                rows, (h, s) = spread_rows(team, pools, structure, weights, (rows.sizes, orbitals), [h, s])
             gauge = plan.gauge if config.solve.enabled else None
-            assembler = PencilAssembler(pools.pool, rows, h, s, spinful=spinful, backend=factor.backend, gauge=gauge)
+            make = partial(PencilAssembler, spinful=spinful, backend=factor.backend, gauge=gauge)
+            assembler = team.run(partial(make, pools.pool, rows, h, s))
         del h, s  # before the factorization needs the memory
     result, text = None, config.model_dump_json()
     if dos.counts:
+        assert assembler is not None  # all ranks count
         dos.count(assembler, factor, stages, restart)
     if config.solve.enabled:
-        result = run_spectrum(assembler, structure, info.orbital_map, plan, config.output, stages, text, pools, restart)
+        result = run_spectrum(
+            assembler, structure, info.orbital_map, plan, config.output, stages, text, team, pools, restart
+        )
     dos.finish(result, config.output, stages, text, restart)
     restart.finish()
     return result
@@ -192,7 +198,7 @@ def plan_spectrum(
         prove=solve.prove and factorization.drop_tolerance == 0,
         factor=world.on_root(factor_options, factorization, world.size),
     )
-    world.on_root(check_pools, solve, world.size, len(kpoints))
+    world.on_root(check_pools, solve, world.size, len(kpoints), factorization.ranks_per_node)
     if solve.window is not None and factorization.drop_tolerance > 0:
         raise _everywhere(
             ConfigError(
@@ -233,27 +239,29 @@ def _everywhere(error: DeephError) -> DeephError:
 
 
 def run_spectrum(
-    assembler: PencilAssembler,
+    assembler: PencilAssembler | None,
     structure: Structure,
     orbital_map: OrbitalMap,
     plan: SpectrumPlan,
     output: OutputSection,
     stages: Stages,
     config: str,
+    team: Team,
     pools: Pools,
     restart: Restart,
 ) -> Spectrum:
     """Solve; write results.h5, summary.txt and plots. Collective.
 
     Args:
-        assembler: of H(k) and S(k).
+        assembler: of H(k) and S(k); None on ranks that do not work.
         structure: the atoms, replicated.
         orbital_map: their shells.
         plan: see `plan_spectrum`.
         output: section of the configuration.
         stages: seconds and memory so far.
         config: the whole configuration as JSON, kept in results.h5.
-        pools: of ranks; `assembler` is that of the own one.
+        team: the ranks that work.
+        pools: of them; `assembler` is that of the own one.
         restart: keeps finished k-points and slices.
 
     Returns:
@@ -263,9 +271,49 @@ def run_spectrum(
         StopRequested: on all ranks, when the job was asked to stop.
         DeephError: with one message, on all ranks.
     """
-    world, rows, options = pools.everyone, assembler.rows, plan.options
-    kpoints = plan.kpoints
     shells = ShellTable.build(structure.numbers, orbital_map) if plan.projections else None
+    with stages("solve"), finishing_units():
+        found = team.run(partial(_states, assembler, plan, shells, pools, restart))
+        told = team.told(None if found is None else replace(found, vectors=None, populations=None))
+        result = told if found is None else found
+    table = stages.table()
+    with team.everyone.together():
+        if assembler is not None and pools.index == 0:  # it has the populations of all k-points
+            rows, record = assembler.rows, _record(result, plan)
+            run = RunRecord(
+                version=__version__,
+                config=config,
+                ranks=team.everyone.size,
+                formula=structure.formula,
+                atoms=len(structure),
+                orbitals=rows.dimension,
+                nonzeros=assembler.nonzeros,
+                electrons=float("nan") if plan.options.electrons is None else plan.options.electrons,
+                degeneracy=plan.options.degeneracy,
+                temperature=plan.options.temperature,
+                stages=table,
+            )
+            write_results(
+                pools.pool,
+                output.directory / "results.h5",
+                run,
+                record,
+                result.vectors,
+                rows,
+                structure=structure,
+                populations=result.populations,
+                shells=shells,
+            )
+    team.everyone.on_root(lambda: _write_readable(run, record, output))
+    return result
+
+
+def _states(
+    assembler: PencilAssembler | None, plan: SpectrumPlan, shells: ShellTable | None, pools: Pools, restart: Restart
+) -> Spectrum:
+    """What is asked for, with a journal. Collective over the ranks that work; see `run_spectrum`."""
+    assert assembler is not None
+    rows, options, kpoints = assembler.rows, plan.options, plan.kpoints
     if shells is not None:
         groups = shells.groups(rows.partition.atoms(pools.pool.rank), spins=3 - options.degeneracy)
         options = replace(options, groups=groups)
@@ -281,7 +329,7 @@ def run_spectrum(
     units, shell_rows = pools.units(len(kpoints)), None
     if shells is not None:
         shell_rows = RowMap(rows.partition, shells.counts(len(rows.sizes)))
-    with stages("solve"), finishing_units(), progress(world, "k-points", len(units)) as bar:
+    with progress(pools.everyone, "k-points", len(units)) as bar:
         kinds = ("fermi", "states", "slice", f"part of {pools.parts(len(kpoints))}")
         journal = RunJournal(restart, pools, kinds, units, rows, shell_rows)
 
@@ -306,34 +354,6 @@ def run_spectrum(
         except DeephError as error:
             error.everywhere = error.everywhere and pools.count == 1  # the other pools do not know of it
             raise
-    record = _record(result, plan)
-    run = RunRecord(
-        version=__version__,
-        config=config,
-        ranks=world.size,
-        formula=structure.formula,
-        atoms=len(structure),
-        orbitals=rows.dimension,
-        nonzeros=assembler.nonzeros,
-        electrons=float("nan") if options.electrons is None else options.electrons,
-        degeneracy=options.degeneracy,
-        temperature=options.temperature,
-        stages=stages.table(),
-    )
-    with world.together():
-        if pools.index == 0:  # it has the populations of all k-points
-            write_results(
-                pools.pool,
-                output.directory / "results.h5",
-                run,
-                record,
-                result.vectors,
-                rows,
-                structure=structure,
-                populations=result.populations,
-                shells=shells,
-            )
-    world.on_root(_write_readable, run, record, output)
     return result
 
 

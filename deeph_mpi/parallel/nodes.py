@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from deeph_mpi.errors import ConfigError
 from deeph_mpi.parallel.world import World
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["assign_gpus", "leaders_of", "local_rank", "network_leaders", "node_of_ranks", "rank_device"]
 
@@ -80,6 +83,8 @@ def rank_device(world: World, leaders: np.ndarray | None = None, *, share: bool 
         ConfigError: on all ranks, when some would have to.
     """
     nodes, gpus = node_of_ranks(world), world.comm.allgather(_gpus())
+    import torch  # a solver that asks for nodes alone does not load it
+
     lead = np.arange(world.size) if leaders is None else leaders
     users = np.flatnonzero(lead == np.arange(world.size))
     found = assign_gpus(nodes, users, gpus)
@@ -128,6 +133,8 @@ def _check_sharing(nodes: np.ndarray, gpus: list[list[str]], found: list[int | N
 
 def _gpus() -> list[str]:
     """Names, unique on this node, of the GPUs that this rank sees."""
+    import torch
+
     if not torch.cuda.is_available():
         return []
     properties = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
