@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.nodes import leaders_of, node_of_ranks
+from deeph_mpi.parallel.threads import cores_of_process
 from deeph_mpi.parallel.world import World
 
 __all__ = ["Team"]
@@ -61,7 +62,7 @@ class Team:
         works = bool(leaders[world.rank] == world.rank)
         part = world.split(int(works))
         self.members = part if works else None
-        lent = world.comm.allgather((sorted(os.sched_getaffinity(0)), threads))
+        lent = world.comm.allgather((cores_of_process(), threads))
         group = np.flatnonzero(leaders == world.rank)
         self._cores = {core for rank in group for core in lent[rank][0]}
         self.threads = sum(lent[rank][1] for rank in group)
@@ -115,10 +116,19 @@ class Team:
     @contextmanager
     def _lent(self) -> Iterator[None]:
         """With the cores and threads of the ranks of this one's group."""
-        own = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, self._cores)
+        own = cores_of_process()
+        _bind(self._cores)
         try:
             with threadpool_limits(self.threads, user_api="blas"):
                 yield
         finally:
-            os.sched_setaffinity(0, own)
+            _bind(own)
+
+
+def _bind(cores: Iterable[int]) -> None:
+    """Let all threads of this process run on these cores, where the system lets one say so."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(OSError):  # it has ended
+            os.sched_setaffinity(int(thread), cores)

@@ -9,7 +9,14 @@ from typing import TypeVar
 
 from deeph_mpi.parallel.world import World
 
-__all__ = ["core_load", "set_threads", "thread_variables", "threads_per_rank", "warn_of_shared_cores"]
+__all__ = [
+    "core_load",
+    "cores_of_process",
+    "set_threads",
+    "thread_variables",
+    "threads_per_rank",
+    "warn_of_shared_cores",
+]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -33,7 +40,7 @@ def threads_per_rank(world: World) -> int:
 
     Right for ranks bound to cores of their own, to a shared socket, or not bound at all. Collective.
     """
-    mine = _cores()
+    mine = cores_of_process()
     ranks_on = Counter(core for mask in _on_this_node(world, mine) for core in mask)
     return max(1, int(sum(1 / ranks_on[core] for core in mine) + 1e-9))
 
@@ -45,7 +52,7 @@ def core_load(world: World, threads: int) -> float:
         threads: of this rank, which move among the cores it may run on.
     """
     load: dict[int, float] = defaultdict(float)
-    for mask, count in _on_this_node(world, (_cores(), threads)):
+    for mask, count in _on_this_node(world, (cores_of_process(), threads)):
         for core in mask:
             load[core] += count / len(mask)
     return max(load.values())
@@ -81,11 +88,11 @@ def warn_of_shared_cores(world: World, threads: int) -> None:
             "%.3g threads share a core (%d thread(s) a rank, which may run on %d core(s)), and wait for each other. Let ranks "
             "use more cores (Open MPI: --bind-to none, or --map-by slot:PE=%d), lower OMP_NUM_THREADS, or set %s=1 if this is "
             "meant",
-            worst, threads, len(_cores()), threads, ALLOWED,
+            worst, threads, len(cores_of_process()), threads, ALLOWED,
         )  # fmt: skip
 
 
-def _cores() -> list[int]:
+def cores_of_process() -> list[int]:
     """That this process may run on."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 

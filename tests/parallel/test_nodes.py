@@ -102,7 +102,7 @@ def test_shared_cores_are_told_once_unless_meant(
 ) -> None:
     monkeypatch.delenv(threads.ALLOWED, raising=False)
     cores = {"mine": [2 * world.rank, 2 * world.rank + 1]}
-    monkeypatch.setattr(threads, "_cores", lambda: cores["mine"])
+    monkeypatch.setattr(threads, "cores_of_process", lambda: cores["mine"])
     caplog.set_level(logging.WARNING)
     assert core_load(world, 2) == 1.0
     warn_of_shared_cores(world, 2)
