@@ -6,6 +6,8 @@ import numpy as np
 
 from deeph_mpi.assembly.rows import RowMap
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.data.ragged import distinct_rows
+from deeph_mpi.domain.block_rows import get_blocks
 from deeph_mpi.errors import SolverError
 from deeph_mpi.parallel.world import World
 
@@ -40,14 +42,12 @@ def require_hermitian(
     first = np.cumsum(sizes) - sizes
     sums = np.zeros((2, _BUCKETS), dtype=np.complex128)
     squares = np.zeros(_BUCKETS)
-    for height, width in np.unique(np.stack([sizes[i], sizes[j]], axis=1), axis=0).tolist():
+    for height, width in distinct_rows(np.stack([sizes[i], sizes[j]], axis=1))[0].tolist():
         alike = np.flatnonzero((sizes[i] == height) & (sizes[j] == width))
         for begin in range(0, len(alike), _CHUNK):
             part = alike[begin : begin + _CHUNK]
-            entries = blocks.entries[blocks.offsets[part, None] + np.arange(height * width)]
-            entries = entries.reshape(len(part), height, width)
-            right = _phases(first[j[part], None] + np.arange(width))
-            left = _phases(first[i[part], None] + np.arange(height))
+            entries = get_blocks(blocks.entries, blocks.offsets[part], height * width).reshape(-1, height, width)
+            right, left = _phases_of(first, j[part], width), _phases_of(first, i[part], height)
             angle = 2 * np.pi * (blocks.pairs[part, :3] @ _DIRECTION)
             if np.iscomplexobj(entries):
                 image = (entries @ right[:, :, None])[:, :, 0]
@@ -71,6 +71,12 @@ def require_hermitian(
         )
         error.everywhere = True
         raise error
+
+
+def _phases_of(first: np.ndarray, atoms: np.ndarray, size: int) -> np.ndarray:
+    """Phases (n, size) of the orbitals of atoms (n,), few of which are different."""
+    different, which = np.unique(atoms, return_inverse=True)
+    return _phases(first[different, None] + np.arange(size))[which.reshape(-1)]
 
 
 def _phases(index: np.ndarray) -> np.ndarray:

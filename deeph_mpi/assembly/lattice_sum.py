@@ -9,6 +9,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.data.ragged import distinct_rows
+from deeph_mpi.domain.block_rows import get_blocks
 from deeph_mpi.errors import DataError
 
 __all__ = ["CHUNK", "LatticeSum", "gather_blocks", "is_time_reversal_invariant", "real_form"]
@@ -63,8 +65,7 @@ class LatticeSum:
             DataError: a block given twice, or with a number of elements that does not fit.
         """
         pairs = blockset.pairs
-        self.images, image = np.unique(pairs[:, :3], axis=0, return_inverse=True)
-        image = image.reshape(-1)
+        self.images, image = distinct_rows(pairs[:, :3])
         dtype = np.complex128 if np.iscomplexobj(blockset.entries) else np.float64
         self.is_complex = dtype == np.complex128
         # H_ij and H_ji must add the same terms in the same order to be bitwise conjugate, so images of (j, i)
@@ -87,8 +88,7 @@ class LatticeSum:
                 "the orbital map does not fit"
             )
         self.shapes: list[_Shape] = []
-        kinds, kind = np.unique(np.stack([heights, widths], axis=1), axis=0, return_inverse=True)
-        kind = kind.reshape(-1)
+        kinds, kind = distinct_rows(np.stack([heights, widths], axis=1))
         for index, (height, width) in enumerate(kinds):
             chosen = order[kind[order] == index]
             entries = gather_blocks(blockset, chosen, int(height), int(width), spin_diagonal).astype(dtype, copy=False)
@@ -159,11 +159,12 @@ def gather_blocks(
 ) -> np.ndarray:
     """Blocks `chosen` by columns, as rows of an array (n, width * height)."""
     h, w = (height // 2, width // 2) if spin_diagonal else (height, width)
-    by_columns = np.arange(h * w).reshape(h, w).T.ravel()
-    scalar = np.empty((len(chosen), h * w), dtype=blockset.entries.dtype)
-    for begin in range(0, len(chosen), CHUNK):  # bounds the array of indices
+    by_columns = np.empty((len(chosen), w, h), dtype=blockset.entries.dtype)
+    for begin in range(0, len(chosen), CHUNK):
         part = slice(begin, begin + CHUNK)
-        scalar[part] = blockset.entries[blockset.offsets[chosen[part], None] + by_columns]
+        blocks = get_blocks(blockset.entries, blockset.offsets[chosen[part]], h * w)
+        by_columns[part] = blocks.reshape(-1, h, w).transpose(0, 2, 1)
+    scalar = by_columns.reshape(len(chosen), h * w)
     if not spin_diagonal:
         return scalar
     values = np.zeros((len(chosen), 2, w, 2, h), dtype=scalar.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["copy_blocks", "put_blocks", "transpose_blocks"]
+__all__ = ["copy_blocks", "get_blocks", "put_blocks", "transpose_blocks"]
 
 CHUNK = 1 << 18  # elements in flight
 
@@ -32,7 +32,7 @@ def transpose_blocks(
     """
     for shape, blocks in _groups(rows, columns):
         size = shape[0] * shape[1]
-        values = sliding_window_view(source, size)[source_offsets[blocks]].reshape(-1, *shape)
+        values = get_blocks(source, source_offsets[blocks], size).reshape(-1, *shape)
         flipped = values.swapaxes(1, 2).conj().reshape(-1, size)
         put_blocks(target, target_offsets[blocks], flipped)
 
@@ -42,14 +42,19 @@ def copy_blocks(
 ) -> None:
     """Copy n blocks of `sizes` (n,) elements from offsets (n,) of one flat array to offsets (n,) of another."""
     for (size, _), blocks in _groups(sizes, np.ones_like(sizes)):
-        values = sliding_window_view(source, size)[source_offsets[blocks]]
+        values = get_blocks(source, source_offsets[blocks], size)
         put_blocks(target, target_offsets[blocks], values)
 
 
+def get_blocks(source: np.ndarray, offsets: np.ndarray, size: int) -> np.ndarray:
+    """Blocks (n, size) from `offsets` (n,) of a flat array: whole rows at a time, much faster than by indices of elements."""
+    return sliding_window_view(source, size)[offsets] if len(offsets) else np.empty((0, size), dtype=source.dtype)
+
+
 def put_blocks(target: np.ndarray, offsets: np.ndarray, blocks: np.ndarray) -> None:
-    """Write blocks (n, size) of equal size to `offsets` (n,) of a flat array: whole rows at a time, nine times as fast as by
-    indices of elements."""
-    sliding_window_view(target, blocks.shape[1], writeable=True)[offsets] = blocks
+    """Write blocks (n, size) of equal size to `offsets` (n,) of a flat array; see `get_blocks`."""
+    if len(offsets):
+        sliding_window_view(target, blocks.shape[1], writeable=True)[offsets] = blocks
 
 
 def _groups(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
