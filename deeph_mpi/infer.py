@@ -150,8 +150,8 @@ def _infer(config: InferConfig, world: World, resume: bool, scope: contextlib.Ex
         from deeph_mpi.assembly.export import write_petsc
         from deeph_mpi.assembly.pencil import PencilAssembler
         from deeph_mpi.assembly.rows import RowMap
+        from deeph_mpi.parallel.team import Team
         from deeph_mpi.pools import divide_ranks, spread_rows
-        from deeph_mpi.team import Team
 
         own = []
         if (leaders != np.arange(world.size)).any() and not kept:

@@ -15,10 +15,10 @@ from deeph_mpi.domain.handover import spread
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.errors import ConfigError
 from deeph_mpi.parallel.available import available_memory
+from deeph_mpi.parallel.team import Team
 from deeph_mpi.parallel.world import World
 from deeph_mpi.solvers.pools import Pools, pool_counts
 from deeph_mpi.structure.structure import Structure
-from deeph_mpi.team import Team
 
 if TYPE_CHECKING:
     from deeph_mpi.solve import SpectrumPlan

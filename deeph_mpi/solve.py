@@ -33,6 +33,7 @@ from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.progress import progress
 from deeph_mpi.parallel.stages import Stages
 from deeph_mpi.parallel.stopping import finishing_units
+from deeph_mpi.parallel.team import Team
 from deeph_mpi.parallel.world import World
 from deeph_mpi.pools import check_pools, divide_ranks, spread_rows
 from deeph_mpi.restart import Restart
@@ -47,7 +48,6 @@ from deeph_mpi.solvers.backends import FactorOptions, choose_backend
 from deeph_mpi.solvers.pools import Pools
 from deeph_mpi.solvers.spectrum import SolveOptions, Spectrum, spectrum
 from deeph_mpi.structure.structure import Structure
-from deeph_mpi.team import Team
 
 __all__ = ["SpectrumPlan", "factor_options", "plan_spectrum", "run_spectrum", "solve"]
 

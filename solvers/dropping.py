@@ -48,12 +48,12 @@ class SmallerMatrix:
         if pencil.atoms is not None and pencil.real_part is not None:
             labels = np.empty(rows, dtype=np.int64)
             labels[pencil.real_part] = labels[pencil.imaginary_part] = pencil.atoms
-        self._row = np.cumsum(np.diff(labels, prepend=labels[:1]) != 0)  # number of the atom among the own ones
-        every = np.concatenate(
-            pencil.world.comm.allgather(np.stack([np.full(rows, pencil.world.rank), self._row], axis=1))
-        )
-        another = (np.diff(every, axis=0, prepend=every[:1]) != 0).any(axis=1)
-        self._column = np.cumsum(another)  # number of the atom among all, in the order of the rows
+        first = np.flatnonzero(np.diff(labels, prepend=-1) != 0)
+        own = np.diff(np.append(first, rows))
+        self._row = np.repeat(np.arange(len(own)), own)  # number of the atom among the own ones
+        counts = np.concatenate(pencil.world.comm.allgather(own))  # rows of every atom, in the order of the rows
+        self._starts = np.cumsum(counts) - counts
+        self._size = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
 
     def of(self, matrix: Any) -> Any:
         """The smaller matrix; it is this object's, and the same one as long as the same blocks stay. Collective."""
@@ -91,16 +91,22 @@ class SmallerMatrix:
             self._matrix.destroy()
         self._matrix = None
 
+    def _atom_of(self, columns: np.ndarray) -> np.ndarray:
+        """Number of the atom, among all, of every column."""
+        if self._size:
+            return columns // self._size
+        return np.searchsorted(self._starts, columns, side="right") - 1
+
     def _large(self, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(elements,) bool: those of blocks that stay. In a row the columns of an atom follow each other."""
         keys, squares, lengths = [], [], []
-        atoms = np.int64(len(self._column) + 1)
+        atoms = np.int64(len(self._starts) + 1)
         step = max(1, _CHUNK * max(len(indptr) - 1, 1) // max(len(values), 1))
         for first in range(0, len(indptr) - 1, step):
             ends = indptr[first : first + step + 1]
             part = slice(ends[0], ends[-1])
             row = np.repeat(self._row[first : first + len(ends) - 1], np.diff(ends))
-            key = row * atoms + self._column[columns[part]]
+            key = row * atoms + self._atom_of(columns[part])
             start = np.flatnonzero(np.diff(key, prepend=-1) != 0)
             start = np.union1d(start, ends[:-1][np.diff(ends) > 0] - ends[0])
             keys.append(key[start])

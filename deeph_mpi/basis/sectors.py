@@ -287,7 +287,6 @@ def _terms(matrix: np.ndarray) -> _Terms:
 
 def _two_terms(vectors: Tensor, terms: _Terms) -> Tensor:
     (first, weight), (second, other) = terms
-    largest = vectors.index_select(1, first.on(vectors.device)) * weight.like(
-        vectors
-    )  # indexing takes five times as long
+    # indexing takes five times as long as index_select
+    largest = vectors.index_select(1, first.on(vectors.device)) * weight.like(vectors)
     return torch.addcmul(largest, vectors.index_select(1, second.on(vectors.device)), other.like(vectors))

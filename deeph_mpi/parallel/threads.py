@@ -10,6 +10,7 @@ from typing import TypeVar
 from deeph_mpi.parallel.world import World
 
 __all__ = [
+    "chosen_threads",
     "core_load",
     "cores_of_process",
     "set_threads",
@@ -67,11 +68,16 @@ def set_threads(world: World) -> int:
         Threads of this rank.
     """
     found = threads_per_rank(world)
-    chosen = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    threads = int(chosen) if chosen.isdigit() and int(chosen) > 0 else found
+    threads = chosen_threads() or found
     for name, value in thread_variables(threads).items():
         os.environ.setdefault(name, value)
     return threads
+
+
+def chosen_threads() -> int | None:
+    """Threads that `OMP_NUM_THREADS` gives this process; None where it gives no number."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(chosen) if chosen.isdigit() and int(chosen) > 0 else None
 
 
 def warn_of_shared_cores(world: World, threads: int) -> None:

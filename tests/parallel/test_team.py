@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_info
 from deeph_mpi.config import SolveConfig
 from deeph_mpi.errors import ConfigError, SolverError
 from deeph_mpi.parallel import World
+from deeph_mpi.parallel.team import Team
 from deeph_mpi.solve import solve
-from deeph_mpi.team import Team
 from tests.mpi import DATA
 
 KPOINTS = [[0.0, 0.0, 0.0], [0.21, -0.13, 0.0]]

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from deeph_mpi.errors import DeephError
 from deeph_mpi.parallel.events import emit
 from deeph_mpi.parallel.nodes import leaders_of, node_of_ranks
-from deeph_mpi.parallel.threads import cores_of_process
+from deeph_mpi.parallel.threads import chosen_threads, cores_of_process
 from deeph_mpi.parallel.world import World
 
 __all__ = ["Team"]
@@ -46,7 +46,7 @@ class Team:
             world: all ranks.
             per_node: ranks of each node that work; None: all.
         """
-        threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0] or 1)  # as `set_threads` left it
+        threads = chosen_threads() or 1  # `set_threads` has chosen
         self.everyone, self.threads = world, threads
         self.ranks = np.arange(world.size)
         self.members: World | None = world
