@@ -16,3 +16,10 @@ def test_distinct_rows(scale: int, count: int) -> None:
     wanted, places = np.unique(table, axis=0, return_inverse=True)
     np.testing.assert_array_equal(rows, wanted)
     np.testing.assert_array_equal(which, places.reshape(-1))
+
+
+def test_distinct_rows_of_small_integers() -> None:
+    table = np.array([[-100, 3], [120, 3], [-100, 3], [0, -128]], dtype=np.int8)  # differences beyond what int8 holds
+    rows, which = distinct_rows(table)
+    np.testing.assert_array_equal(rows, np.unique(table, axis=0))
+    np.testing.assert_array_equal(rows[which], table)

@@ -10,6 +10,7 @@ import numpy as np
 from deeph_mpi.assembly.lattice_sum import CHUNK, gather_blocks
 from deeph_mpi.assembly.real_gauge import RealGauge
 from deeph_mpi.basis.blocks import BlockSet
+from deeph_mpi.data.ragged import distinct_rows
 from deeph_mpi.errors import DataError
 
 __all__ = ["FoldedBlocks", "fold_blocks"]
@@ -87,7 +88,7 @@ def _by_shape(
     heights, widths = gauge.sizes[row], gauge.sizes[column]
     result: list[FoldedBlocks] = []
     worst = 0.0
-    for height, width in np.unique(np.stack([heights, widths], axis=1), axis=0).tolist():
+    for height, width in distinct_rows(np.stack([heights, widths], axis=1))[0].tolist():
         of = np.flatnonzero((heights == height) & (widths == width))
         i, x, q = row[of], column[of], gauge.lead[column[of]]
         follows = q != x

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 
 from deeph_mpi.assembly.folded_blocks import FoldedBlocks
 from deeph_mpi.assembly.real_gauge import RealGauge
+from deeph_mpi.data.ragged import distinct_rows
 
 __all__ = ["FoldedSum"]
 
@@ -127,6 +128,6 @@ def _link(blocks: FoldedBlocks, gauge: RealGauge, first: np.ndarray, whole: int)
             n = np.flatnonzero(there & ~(real & (quarter % 2 == 1)))
             found.append((v[n] * whole + w[n], n, quarter[n] % 4, scale[n]))
     target, entry, quarter, scale = (np.concatenate(part) for part in zip(*found, strict=True))
-    images, image = np.unique(blocks.twice, axis=0, return_inverse=True)
+    images, image = distinct_rows(blocks.twice)
     none = np.empty(0, dtype=np.int64)
-    return _Links(blocks, target, entry, quarter, scale, images, image.reshape(-1)[entry], none, none, none)
+    return _Links(blocks, target, entry, quarter, scale, images, image[entry], none, none, none)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeph_mpi.data.ragged import distinct_rows
+
 __all__ = ["BlockPattern"]
 
 
@@ -48,7 +50,7 @@ class BlockPattern:
         first_of_atom = np.cumsum(lengths) - lengths
         base = starts[row_atom] + within_row - first_of_atom[row_atom]
         pattern = cls(indptr, np.empty(indptr[-1], dtype=np.int64), base.astype(np.int64), lengths[row_atom])
-        for height, width in np.unique(np.stack([atom_rows[row_atom], widths], axis=1), axis=0):
+        for height, width in distinct_rows(np.stack([atom_rows[row_atom], widths], axis=1))[0]:
             blocks = np.flatnonzero((atom_rows[row_atom] == height) & (widths == width))
             values = np.broadcast_to(
                 columns[blocks, None, None] + np.arange(width), (len(blocks), int(height), int(width))

@@ -76,14 +76,14 @@ def distinct_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     What `np.unique(table, axis=0)` gives, eight times as fast where a row fits in one number.
     """
-    low = table.min(axis=0, initial=0)
-    widths = (table.max(axis=0, initial=0) - low + 1).tolist()
+    low, high = (found(axis=0, initial=0).astype(np.int64) for found in (table.min, table.max))
+    widths = (high - low + 1).tolist()
     if np.prod(np.array(widths, dtype=np.float64)) > 2.0**62:
         rows, which = np.unique(table, axis=0, return_inverse=True)
         return rows, which.reshape(-1)
     key = np.zeros(len(table), dtype=np.int64)
     for column, (least, width) in enumerate(zip(low.tolist(), widths, strict=True)):
-        key = key * width + (table[:, column] - least)
+        key = key * width + (table[:, column].astype(np.int64) - least)
     _, first, which = np.unique(key, return_index=True, return_inverse=True)
     return table[first], which.reshape(-1)
 
