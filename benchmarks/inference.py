@@ -71,7 +71,10 @@ def main() -> None:
     kernels = [(layer, "messages", "messages") for layer in network.layers]
     kernels += [(layer, "finish", "atoms") for layer in network.layers]
     kernels += [(network, "pairs", "decoder"), (model, "pair_blocks", "to blocks")]
-    kernels += [(part, "forward", "geometry") for part in (network.message_geometry, network.pair_geometry)]
+    kernels += [
+        (part, "forward", "geometry")
+        for part in (network.message_geometry, *(each.geometry for each in network.corrections.decoders))
+    ]
     best, parts = np.inf, {}
     for _ in range(arguments.turns):
         with timed_methods(kernels) as clock:

@@ -466,6 +466,18 @@ class NetworkSection(Section):
     pseudo_channels: int = key(16, "pseudo (opposite parity) channels per l", ge=1)
     hidden: int = key(32, "width of the hidden features of a message", ge=2)
     decoder_hidden: int = key(48, "width of the hidden features of a Hamiltonian block", ge=2)
+    far_hidden: int = key(
+        12,
+        "the same of blocks of distant pairs, where less is added to the two-centre baseline; 0: all have decoder_hidden",
+        ge=0,
+    )
+    near_tolerance: float = key(
+        40.0,
+        "root mean square of what is added to elements of a block, below which a pair is distant",
+        unit="meV",
+        ge=0,
+    )
+    far_tolerance: float = key(0.5, "the same, below which nothing is added", unit="meV", ge=0)
     m_max: int = key(2, "largest |m| about the bond that messages carry", ge=0)
     r_message: float = key(4.5, "radius of the messages", unit="Å", gt=0)
     radial: int = key(16, "radial basis functions", ge=2)

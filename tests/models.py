@@ -29,16 +29,16 @@ def random_model(
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter) * parameter.abs().mean())
-        network.pair_scale[:, 0] = 0.0
-        network.pair_scale[:, 1] = -0.4
-        network.pair_scale[:, 2] = -0.05
+        network.corrections.scale[:, 0] = 0.0
+        network.corrections.scale[:, 1] = -0.4
+        network.corrections.scale[:, 2] = -0.05
         network.onsite_scale += 0.5 * torch.rand_like(network.onsite_scale)
     template = ShellTemplate(ORBITALS)
     for row, z1 in enumerate(ORBITALS.shells):
         for column, z2 in enumerate(ORBITALS.shells):
             a, b = template.layout.shell_pairs.T
             absent = ~(template.mask(z1)[a] & template.mask(z2)[b])
-            network.pair_scale[2 * row + column, 0, torch.tensor(absent)] = -80.0
+            network.corrections.scale[2 * row + column, 0, torch.tensor(absent)] = -80.0
     knots = spline_knots(0.6, r_pair, 0.3)
     even = template.layout.sectors.even
     swap, sign = template.layout.swap[:even], template.layout.swap_sign[:even]

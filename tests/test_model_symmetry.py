@@ -162,11 +162,13 @@ def frame_with_a_pole(model: HamiltonianModel) -> None:
         off_axis = (arguments[2][:, :2] != 0.0).any(dim=1)
         return replace(bonds, natural=bonds.natural * off_axis[:, None, None])
 
-    model.network.pair_geometry.register_forward_hook(lose)
+    model.network.corrections.near.geometry.register_forward_hook(lose)
 
 
 def statistics_of_a_batch(model: HamiltonianModel) -> None:
-    model.network.pair_factors.register_forward_hook(lambda _, __, factors: factors - 1e-6 * factors.mean(dim=0))
+    model.network.corrections.near.factors.register_forward_hook(
+        lambda _, __, factors: factors - 1e-6 * factors.mean(dim=0)
+    )
 
 
 Predict = Callable[[HamiltonianModel, Structure, float], Matrices]

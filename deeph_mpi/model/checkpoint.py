@@ -22,7 +22,8 @@ from deeph_mpi.model.tables import TwoCentreTable
 
 __all__ = ["FORMAT", "from_plain", "load_checkpoint", "load_plain", "save_checkpoint", "save_plain", "to_plain"]
 
-FORMAT = "deeph-mpi checkpoint 2"
+FORMAT = "deeph-mpi checkpoint 3"
+_BEFORE = "deeph-mpi checkpoint 2"
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -53,11 +54,11 @@ def save_plain(path: str | os.PathLike[str], content: dict[str, Any], *, compres
         temporary.unlink(missing_ok=True)
 
 
-def load_plain(path: str | os.PathLike[str], expected: str) -> dict[str, Any]:
+def load_plain(path: str | os.PathLike[str], *expected: str) -> dict[str, Any]:
     """Read what `save_plain` wrote, without executing anything that may be in the file.
 
     Raises:
-        ModelError: when it is missing, damaged, not such a file or of another format than `expected`.
+        ModelError: when it is missing, damaged, not such a file or of none of the formats `expected`.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,8 +71,8 @@ def load_plain(path: str | os.PathLike[str], expected: str) -> dict[str, Any]:
             f"{path} is damaged or not a deeph-mpi checkpoint ({reason[0][:120] if reason else error!r})"
         ) from None
     found = content.get("format") if isinstance(content, dict) else None
-    if found != expected:
-        raise ModelError(f"{path} is not a '{expected}' but {found!r}: it does not fit deeph-mpi {__version__}")
+    if found not in expected:
+        raise ModelError(f"{path} is not a '{expected[0]}' but {found!r}: it does not fit deeph-mpi {__version__}")
     return content
 
 
@@ -97,6 +98,8 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
         ModelError: when parts are missing or do not fit each other.
     """
     try:
+        if content["format"] == _BEFORE:
+            content = _upgraded(content)
         network = HamiltonianNetwork(NetworkSettings.from_dict(content["settings"]))
         network.to(_DTYPES[content["dtype"]])
         network.load_state_dict(content["network"])
@@ -128,6 +131,21 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
     return HamiltonianModel(network, tables[0], tables[1], facts, novelty)
 
 
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """What the version before wrote, in which all pairs had one decoder, as this one would."""
+    names = {"pair_scale": "corrections.scale"}
+    for part in ("convolution", "factors", "hidden", "out"):
+        names[f"pair_{part}."] = f"corrections.near.{part}."
+    weights = {}
+    for name, value in content["network"].items():
+        old = next((old for old in names if name == old or (old.endswith(".") and name.startswith(old))), "")
+        weights[names.get(old, "") + name.removeprefix(old)] = value
+    weights["corrections.radius"] = weights["pair_radius"].clone()
+    weights["corrections.near_radius"] = weights["pair_radius"].clone()
+    settings = {**content["settings"], "far_hidden": 0, "far_degree": 2, "fade": 0.0}
+    return {**content, "format": FORMAT, "settings": settings, "network": weights}
+
+
 def save_checkpoint(path: str | os.PathLike[str], model: HamiltonianModel) -> None:
     """Write a model to one file."""
     save_plain(path, to_plain(model), compress=True)
@@ -139,7 +157,7 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = No
     Raises:
         ModelError: when the file is missing, damaged, of another version or inconsistent.
     """
-    content = load_plain(path, FORMAT)
+    content = load_plain(path, FORMAT, _BEFORE)
     try:
         model = from_plain(content)
     except ModelError as error:

@@ -66,7 +66,8 @@ class BondGroup(NamedTuple):
 
 def bytes_per_bond(model: HamiltonianModel) -> int:
     """Temporaries of one bond while it is worked on: about 4 arrays of the length of its features (measured)."""
-    wide = 2 * model.settings.node_layout().sectors.dimension + 2 * model.network.pair_convolution.gate.wide.dimension
+    wide = 2 * model.settings.node_layout().sectors.dimension
+    wide += 2 * model.network.corrections.near.convolution.gate.wide.dimension
     return 4 * wide * torch.finfo(model.dtype).bits // 8
 
 

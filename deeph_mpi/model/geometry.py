@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from deeph_mpi.basis.sectors import NodeLayout
 
-__all__ = ["BondGeometry", "Bonds", "envelope", "radial_basis"]
+__all__ = ["BondGeometry", "Bonds", "envelope", "fade", "radial_basis"]
 
 
 def envelope(distances: Tensor, radius: float | Tensor) -> Tensor:
     """Polynomial 1 → 0 at `radius` with two continuous derivatives (DimeNet's, p = 6: arXiv:2003.03123, eq. 8)."""
     x = (distances / radius).clamp(max=1.0)
     return 1.0 - x**6 * (28.0 - 48.0 * x + 21.0 * x**2)
+
+
+def fade(distances: Tensor, radius: Tensor, width: float) -> Tensor:
+    """1 up to `width` Å before `radius`, 0 beyond it, with two continuous derivatives in between."""
+    x = ((radius - distances) / width).clamp(0.0, 1.0)
+    return x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
 
 
 def radial_basis(distances: Tensor, radius: float, count: int) -> Tensor:
@@ -48,6 +55,22 @@ class Bonds:
 
     def __len__(self) -> int:
         return len(self.i)
+
+    def to(self, device: torch.device) -> Bonds:
+        """Copy to a device."""
+        return Bonds(*(getattr(self, each.name).to(device) for each in fields(self)))
+
+    def none(self) -> Bonds:
+        """The same without bonds."""
+        return Bonds(*(getattr(self, each.name)[:0] for each in fields(self)))
+
+    @classmethod
+    def join(cls, several: Sequence[Bonds], starts: Sequence[int]) -> Bonds:
+        """Those of a disjoint union, whose nodes are counted from `starts`."""
+        joined = {each.name: torch.cat([getattr(one, each.name) for one in several]) for each in fields(cls)}
+        for end in ("i", "j"):
+            joined[end] = torch.cat([getattr(one, end) + first for one, first in zip(several, starts, strict=True)])
+        return cls(**joined)
 
 
 class BondGeometry(nn.Module):

@@ -129,18 +129,20 @@ class HamiltonianModel(nn.Module):
         """Vacuum level of the predicted H, eV; None when its zero of energy is another."""
         return 0.0 if self.facts.energy_reference == "vacuum level" else None
 
-    def pair_blocks(self, correction: Tensor, vectors: Tensor, pair_species: Tensor) -> tuple[Tensor, Tensor]:
+    def pair_blocks(self, correction: Tensor | None, vectors: Tensor, pair_species: Tensor) -> tuple[Tensor, Tensor]:
         """H and S blocks in the lab frame and template order, (n, size, size) each: H in the network's dtype, S in float64.
 
         Args:
-            correction: (n, dimension) output of `HamiltonianNetwork.pairs`.
+            correction: (n, dimension) output of `HamiltonianNetwork.pairs`; None for the baseline alone.
             vectors: (n, 3) float64, Å, from i to j.
             pair_species: (n,) species_i · n_species + species_j.
         """
         distances = torch.linalg.vector_norm(vectors, dim=1)
         rotation = self.template.wigner(vectors, vectors.dtype)
-        layout, dtype = self.template.layout, correction.dtype
-        block = layout.unpack(correction) + layout.unpack_even(self.baseline(distances, pair_species).to(dtype))
+        layout, dtype = self.template.layout, self.dtype
+        block = layout.unpack_even(self.baseline(distances, pair_species).to(dtype))
+        if correction is not None:
+            block = block + layout.unpack(correction)
         turn = rotation.to(dtype)
         overlap = self._pair_overlaps(distances, rotation, pair_species)
         return turn.transpose(1, 2) @ block @ turn, overlap

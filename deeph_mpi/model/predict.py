@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from deeph_mpi.domain.pairs import PairPlan, onsite_blocks, pairs_global
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.chunks import BondGroup, atom_slices, bond_chunks, bond_groups, bonds_per_chunk, on_device
+from deeph_mpi.model.decoder import NONE
 from deeph_mpi.model.message import MessageLayer
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Features
@@ -26,6 +27,8 @@ from deeph_mpi.parallel.progress import Progress, progress
 from deeph_mpi.structure.structure import Structure
 
 __all__ = ["Prediction", "allocate_rows", "exchange_features", "predict", "predict_alone"]
+
+_ZONED = 1 << 16  # pairs whose distances are looked at together
 
 
 class Prediction(NamedTuple):
@@ -269,12 +272,14 @@ def _width(features: Tensor) -> int:
 def _decode_pairs(job: _Job, normalized: Features) -> None:
     """Evaluate the pairs that are this rank's to decode, and write them and their transposes into its rows."""
     model, domain, plan, species, rows = job.model, job.domain, job.plan, job.species, job.rows
-    for part in np.array_split(plan.decode, max(-(-len(plan.decode) // job.chunk), 1)):
+    for zone, part in _zone_chunks(job):
         i, j = (on_device(ends[part].astype(np.int64), species.device) for ends in (domain.pairs.i, domain.pairs.j))
         vectors = on_device(domain.pairs.vectors(part), species.device)
         kinds = species[i] * len(model.elements) + species[j]
-        bonds = model.network.pair_geometry(i, j, vectors, model.dtype)
-        correction = model.network.pairs(normalized, bonds, kinds)
+        correction = None
+        if zone != NONE:
+            bonds = model.network.corrections.bonds(i, j, vectors, kinds, model.dtype, zone)
+            correction = model.network.pairs(normalized, bonds)
         results = model.pair_blocks(correction, vectors, kinds)
         job.bar.advance(len(part))
         _check_finite(results[0], domain.atoms[domain.pairs.i[part]])
@@ -288,6 +293,23 @@ def _decode_pairs(job: _Job, normalized: Features) -> None:
         plan.write_transposes(rows, job.orbitals, part)
         for target in rows:
             target.release()
+
+
+def _zone_chunks(job: _Job) -> Iterator[tuple[int, np.ndarray]]:
+    """The pairs to decode, `chunk` at a time, each of one zone of distance (`deeph_mpi.model.decoder`)."""
+    corrections, domain, decode = job.model.network.corrections, job.domain, job.plan.decode
+    zones = np.empty(len(decode), dtype=np.int8)
+    species = job.species.cpu()
+    for start in range(0, len(decode), _ZONED):
+        part = decode[start : start + _ZONED]
+        kinds = species[domain.pairs.i[part]] * len(job.model.elements) + species[domain.pairs.j[part]]
+        distances = np.linalg.norm(domain.pairs.vectors(part), axis=1)
+        zones[start : start + _ZONED] = corrections.zones(torch.from_numpy(distances), kinds).numpy()
+    for zone in range(NONE + 1):
+        rows = np.flatnonzero(zones == zone)
+        for some in np.array_split(rows, max(-(-len(rows) // job.chunk), 1)):
+            if len(some):
+                yield zone, decode[some]
 
 
 def _decode_onsite(job: _Job, state: Features) -> None:

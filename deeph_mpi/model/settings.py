@@ -25,6 +25,9 @@ class NetworkSettings:
         pseudo_channels: pseudo channels per l.
         hidden: width of the hidden features of a message.
         decoder_hidden: width of the hidden features of a pair block.
+        far_hidden: the same of blocks of pairs further apart than where corrections are large; 0: all have `decoder_hidden`.
+        far_degree: largest l of the node features that those are read from.
+        fade: Å over which one gives way to the other and both end; 0: envelopes over the whole radius.
         m_max: sectors kept in messages.
         radial: number of radial basis functions.
         neighbours: average number of neighbours within `r_message` in the training data, which scales the sums.
@@ -41,6 +44,9 @@ class NetworkSettings:
     m_max: int = 2
     radial: int = 16
     neighbours: float = 50.0
+    far_hidden: int = 0
+    far_degree: int = 2
+    fade: float = 0.0
 
     @property
     def l_max(self) -> int:
@@ -56,6 +62,11 @@ class NetworkSettings:
         """Layout of node features, packed with sectors up to `m_max` (all by default)."""
         m_max = self.l_max if m_max is None else min(m_max, self.l_max)
         return NodeLayout(self.l_max, self.channels, self.l_pseudo, self.pseudo_channels, m_max)
+
+    def far_layout(self) -> NodeLayout:
+        """Layout of the features that blocks of distant pairs are read from."""
+        degree = min(self.far_degree, self.l_max)
+        return NodeLayout(degree, self.channels, max(degree - 1, 1), self.pseudo_channels, degree)
 
     @staticmethod
     def hidden_layout(width: int, m_max: int) -> SectorLayout:

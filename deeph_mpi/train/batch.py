@@ -18,6 +18,7 @@ from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.domain.pairs import decoded_from_i
 from deeph_mpi.domain.rcb import partition_atoms
 from deeph_mpi.model.chunks import message_rows
+from deeph_mpi.model.decoder import PairBonds
 from deeph_mpi.model.geometry import Bonds
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.model.network import Exchange, Features
@@ -51,7 +52,6 @@ class Sample:
         species: (N,) int64.
         messages: bonds within the message radius, each once.
         pairs: pairs of the Hamiltonian, each once.
-        pair_species: (n,) int64.
         pair_target: (n, size²) what the network has to add to the baseline, packed by sectors, eV.
         onsite_target: (N, components) the same for onsite blocks.
         bands: eigenstates of each structure, or none.
@@ -60,8 +60,7 @@ class Sample:
 
     species: Tensor
     messages: Bonds
-    pairs: Bonds
-    pair_species: Tensor
+    pairs: PairBonds
     pair_target: Tensor
     onsite_target: Tensor
     bands: list[BandReference] = field(default_factory=list)
@@ -72,8 +71,8 @@ class Sample:
         """Copy to a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
-            if isinstance(value, Bonds):
-                moved[name] = Bonds(*(getattr(value, f.name).to(device) for f in fields(Bonds)))
+            if isinstance(value, Bonds | PairBonds):
+                moved[name] = value.to(device)
             elif name == "bands":
                 moved[name] = [one.to(device) for one in value]
             elif isinstance(value, Tensor):
@@ -103,6 +102,7 @@ def make_sample(model: HamiltonianModel, labels: Labels, structure: Structure, k
     """Prepare one structure in the model's dtype, with its eigenstates at a number of k-points."""
     network, dtype = model.network, model.dtype
     species = model.species(labels.numbers)
+    kinds = species[labels.i] * len(model.elements) + species[labels.j]
     pair_target, onsite_target = baseline_residuals(model, labels)
     bands = []
     if kpoints:
@@ -111,8 +111,7 @@ def make_sample(model: HamiltonianModel, labels: Labels, structure: Structure, k
     return Sample(
         species,
         network.message_geometry(*message_bonds(structure, network.settings.r_message), dtype),
-        network.pair_geometry(labels.i, labels.j, labels.vectors, dtype),
-        species[labels.i] * len(model.elements) + species[labels.j],
+        network.corrections.bonds(labels.i, labels.j, labels.vectors, kinds, dtype),
         pair_target.to(dtype),
         onsite_target.to(dtype),
         bands,
@@ -139,8 +138,7 @@ def spread_sample(world: World, model: HamiltonianModel, labels: Labels, structu
     return Sample(
         species[owned],
         network.message_geometry(*message_rows(domain), dtype),
-        network.pair_geometry(i, j, labels.vectors[mine], dtype),
-        kinds[mine],
+        network.corrections.bonds(i, j, labels.vectors[mine], kinds[mine], dtype),
         pair_target[mine].to(dtype),
         onsite_target[owned].to(dtype),
         message_exchange=partial(exchange_features, domain.message_halo),
@@ -152,21 +150,11 @@ def join(samples: Sequence[Sample]) -> Sample:
     """The disjoint union of whole structures; at least one."""
     if len(samples) == 1:
         return samples[0]
-    starts = np.cumsum([0, *(len(sample.species) for sample in samples)])
-
-    def bonds(name: str) -> Bonds:
-        parts = [getattr(sample, name) for sample in samples]
-        merged = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Bonds)}
-        for end in ("i", "j"):
-            shifted = [getattr(part, end) + int(start) for part, start in zip(parts, starts, strict=False)]
-            merged[end] = torch.cat(shifted)
-        return Bonds(**merged)
-
+    starts = np.cumsum([0, *(len(sample.species) for sample in samples)])[:-1].tolist()
     return Sample(
         torch.cat([sample.species for sample in samples]),
-        bonds("messages"),
-        bonds("pairs"),
-        torch.cat([sample.pair_species for sample in samples]),
+        Bonds.join([sample.messages for sample in samples], starts),
+        PairBonds.join([sample.pairs for sample in samples], starts),
         torch.cat([sample.pair_target for sample in samples]),
         torch.cat([sample.onsite_target for sample in samples]),
         [one for sample in samples for one in sample.bands],
@@ -183,10 +171,4 @@ def split(bands: Sequence[BandReference], pair: Tensor, onsite: Tensor) -> list[
 def empty_like(sample: Sample) -> Sample:
     """A sample without atoms, for a rank that has no structure in a step: it takes part in the gradient's sum."""
     none = torch.zeros(0, dtype=torch.int64, device=sample.species.device)
-    bonds = [
-        type(part)(
-            none, none, *(getattr(part, name)[:0] for name in ("natural", "pseudo", "radial", "envelope", "distances"))
-        )
-        for part in (sample.messages, sample.pairs)
-    ]
-    return Sample(none, bonds[0], bonds[1], none, sample.pair_target[:0], sample.onsite_target[:0])
+    return Sample(none, sample.messages.none(), sample.pairs.none(), sample.pair_target[:0], sample.onsite_target[:0])

@@ -17,6 +17,13 @@ from deeph_mpi.model.network import HamiltonianNetwork
 from deeph_mpi.model.tables import DEGREE, TwoCentreTable, fit_splines, spline_knots
 from deeph_mpi.train.fit import MARGIN, OVERHANG, SPACING
 
+_OF_PAIRS = (
+    "pair_radius",
+    "corrections.scale",
+    "corrections.radius",
+    "corrections.near_radius",
+)  # a row for each two elements
+
 __all__ = ["extend_model", "union_of_orbitals"]
 
 
@@ -74,7 +81,7 @@ def extend_model(start: HamiltonianModel, fresh: HamiltonianModel) -> Hamiltonia
     for name, value in start.network.state_dict().items():
         if name in ("embedding.weight", "onsite_scale"):
             weights[name][rows] = value
-        elif name in ("pair_scale", "pair_radius"):
+        elif name in _OF_PAIRS:
             weights[name][pair_rows] = value
         else:
             weights[name] = value

@@ -20,6 +20,7 @@ from deeph_mpi.structure.structure import Structure
 from deeph_mpi.train.labels import Labels
 
 __all__ = [
+    "FADE",
     "MARGIN",
     "align_zeros",
     "electrons_per_element",
@@ -28,6 +29,7 @@ __all__ = [
     "neighbour_counts",
     "pair_radii",
     "shortest_distances",
+    "tolerance_radii",
 ]
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ MARGIN = 0.05  # Å below the shortest bond of the training data to which a tabl
 OVERHANG = 0.2  # Å beyond the longest pair of the training data over which tables and outputs fade to zero
 SPACING = 0.1  # Å between spline knots
 SMOOTH = 3.0  # of the table of H, see `fit_splines`: an average over environments, and rare pairs have few samples
+FADE = 0.7  # Å over which one decoder gives way to the other, and corrections end
+INTERVAL = 0.25  # Å, in which the size of corrections is looked at
 FLOOR = 1e-5  # eV; smaller outputs need no scale of their own
 
 _VALENCE = {1: 1, 3: 3, 4: 4, 5: 3, 6: 4, 7: 5, 8: 6, 9: 7, 13: 3, 14: 4, 15: 5, 16: 6, 17: 7}
@@ -184,6 +188,41 @@ def pair_radii(labels: Sequence[Labels], elements: Sequence[int]) -> Tensor:
                 found[key] = max(found.get(key, 0.0), longest)
     largest = max(found.values())
     radii = [found.get(key, largest) + OVERHANG for key in product(elements, elements)]
+    return torch.tensor(radii, dtype=torch.float64)
+
+
+def tolerance_radii(
+    labels: Sequence[Labels], residuals: Sequence[tuple[Tensor, Tensor]], elements: Sequence[int], tolerance: float
+) -> Tensor:
+    """Distance for every ordered pair of elements, Å, beyond which what the baseline leaves stays below a tolerance.
+
+    Args:
+        labels, residuals: as for `fit_scales`.
+        tolerance: of the root mean square of the elements of blocks, in intervals of `INTERVAL`, eV.
+
+    Returns:
+        (species²,) float64; infinite for pairs of elements that do not occur.
+    """
+    found: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+    for one, (pair, _) in zip(labels, residuals, strict=True):
+        r = torch.linalg.vector_norm(one.vectors, dim=1)
+        mean = pair.square().mean(dim=1)
+        ends = np.sort(np.stack([one.numbers[one.i], one.numbers[one.j]], axis=1), axis=1)
+        for low, high in np.unique(ends, axis=0).tolist():
+            rows = torch.tensor((ends == [low, high]).all(axis=1))
+            found.setdefault((low, high), []).append((r[rows], mean[rows]))
+    radii = []
+    for a, b in product(elements, elements):
+        several = found.get((min(a, b), max(a, b)))
+        if several is None:
+            radii.append(np.inf)
+            continue
+        r, mean = (torch.cat(each) for each in zip(*several, strict=True))
+        bins = (r / INTERVAL).long()
+        count = torch.bincount(bins).clamp(min=1)
+        square = torch.zeros(len(count), dtype=torch.float64).index_add_(0, bins, mean) / count
+        large = (square > tolerance**2).nonzero()
+        radii.append(INTERVAL * (int(large.max()) + 1) if len(large) else 0.0)
     return torch.tensor(radii, dtype=torch.float64)
 
 

@@ -40,7 +40,7 @@ def predict(network: HamiltonianNetwork, sample: Sample) -> tuple[Tensor, Tensor
     """
     state = features(network, sample)
     normalized = sample.pair_exchange(network.pair_norm(*state))
-    pair = network.pairs(normalized, sample.pairs, sample.pair_species)
+    pair = network.pairs(normalized, sample.pairs)
     return pair, network.onsite(state, sample.species)
 
 

@@ -21,6 +21,7 @@ from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.train.batch import baseline_residuals, message_bonds
 from deeph_mpi.train.finetune import extend_model
 from deeph_mpi.train.fit import (
+    FADE,
     MARGIN,
     align_zeros,
     electrons_per_element,
@@ -29,6 +30,7 @@ from deeph_mpi.train.fit import (
     neighbour_counts,
     pair_radii,
     shortest_distances,
+    tolerance_radii,
 )
 from deeph_mpi.train.labels import Labels, make_labels
 
@@ -102,6 +104,8 @@ def untrained_model(
         m_max=net.m_max,
         radial=net.radial,
         neighbours=max(float(np.mean(neighbours)), 1.0),
+        far_hidden=net.far_hidden,
+        fade=FADE if net.far_hidden else 0.0,
     )
     if start is not None:
         settings = replace(start.settings, orbitals=template.orbitals)
@@ -123,8 +127,18 @@ def untrained_model(
     model = HamiltonianModel(HamiltonianNetwork(settings), overlap, baseline, facts)
     residuals = [baseline_residuals(model, one) for one in labels]
     pair_scale, onsite_scale = fit_scales(labels, residuals, template)
-    model.network.pair_scale.copy_(pair_scale)
     model.network.pair_radius.copy_(pair_radii(labels, elements))
+    corrections = model.network.corrections
+    corrections.scale.copy_(pair_scale)
+    corrections.radius.copy_(model.network.pair_radius)
+    corrections.near_radius.copy_(model.network.pair_radius)
+    if corrections.far is not None:
+        radii = [
+            tolerance_radii(labels, residuals, elements, 1e-3 * each)
+            for each in (net.near_tolerance, net.far_tolerance)
+        ]
+        corrections.near_radius.copy_(radii[0].clamp(max=settings.r_pair))
+        corrections.radius.copy_(torch.minimum(radii[1], corrections.radius))
     model.network.onsite_scale.copy_(onsite_scale)
     return (model if start is None else extend_model(start, model)), shifts
 

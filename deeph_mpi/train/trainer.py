@@ -32,7 +32,7 @@ __all__ = ["Trainer"]
 
 log = logging.getLogger(__name__)
 
-RESTART = "deeph-mpi restart 2"
+RESTART = "deeph-mpi restart 3"
 STEPS, LEAST_EPOCHS = 12_000, 20  # of a run whose length is not given
 SAVE_EVERY = 10.0  # seconds of training at least between restart files: what a killed run loses at most, and an epoch
 
