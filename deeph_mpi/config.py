@@ -471,6 +471,7 @@ class NetworkSection(Section):
         "the same of blocks of distant pairs, where less is added to the two-centre baseline; 0: all have decoder_hidden",
         ge=0,
     )
+    far_degree: int = key(2, "largest l of the features that those are read from", ge=1)
     near_tolerance: float = key(
         40.0,
         "root mean square of what is added to elements of a block, below which a pair is distant",

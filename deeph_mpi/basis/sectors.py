@@ -256,10 +256,6 @@ class PairBlockLayout:
         """Qᵀ, the inverse of `unpack`."""
         return _two_terms(blocks.flatten(1), self._to_packed)
 
-    def unpack_even(self, even: Tensor) -> Tensor:
-        """The blocks (n, size, size) that have nothing but a sector 0+ (n, channels)."""
-        return (even @ self._even.like(even)).view(-1, self.size, self.size)
-
     @cached_property
     def _to_block(self) -> _Terms:
         return _terms(self.matrix)
@@ -267,10 +263,6 @@ class PairBlockLayout:
     @cached_property
     def _to_packed(self) -> _Terms:
         return _terms(self.matrix.T)
-
-    @cached_property
-    def _even(self) -> Constant:
-        return Constant(np.ascontiguousarray(self.matrix[:, : self.sectors.even].T))
 
 
 _Terms = list[tuple[Constant, Constant]]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deeph_mpi.basis.orbitals import OrbitalMap
 from deeph_mpi.basis.sectors import PairBlockLayout
+from deeph_mpi.basis.two_centre import TwoCentreBlocks
 from deeph_mpi.basis.wigner import BondWigner
 
 __all__ = ["ShellTemplate"]
@@ -36,6 +37,11 @@ class ShellTemplate:
     def layout(self) -> PairBlockLayout:
         """Sectors of a pair block in template order."""
         return PairBlockLayout(self.shells)
+
+    @cached_property
+    def two_centre(self) -> TwoCentreBlocks:
+        """Makes blocks from two-centre integrals."""
+        return TwoCentreBlocks(self.layout)
 
     @cached_property
     def wigner(self) -> BondWigner:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from deeph_mpi.basis.constant import Constant
 
-__all__ = ["BondWigner", "Component", "bond_frames", "clebsch_gordan", "flip_signs", "wigner_matrices"]
+__all__ = ["BondWigner", "Component", "Directions", "bond_frames", "clebsch_gordan", "flip_signs", "wigner_matrices"]
 
 Component = tuple[int, int, int, float]
 """One component of a vector that turns with Wigner matrices: its shell, l, m and sign."""
@@ -36,7 +37,7 @@ def bond_frames(vectors: Tensor) -> Tensor:
     Returns:
         (n, 3, 3) orthogonal matrices of determinant 1; row 2 is the unit vector of the bond.
     """
-    polar, azimuth = _directions(vectors)
+    polar, azimuth = _phases(vectors)
     zero = torch.zeros_like(polar.real)
     x = torch.stack([polar.real * azimuth.real, polar.real * azimuth.imag, -polar.imag], dim=1)
     y = torch.stack([-azimuth.imag, azimuth.real, zero], dim=1)
@@ -44,7 +45,7 @@ def bond_frames(vectors: Tensor) -> Tensor:
     return torch.stack([x, y, z], dim=1)
 
 
-def _directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
+def _phases(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """exp(iθ) and exp(iφ) of vectors (n, 3), (n,) each; φ = 0 along the polar axis."""
     x, y, z = vectors.unbind(1)
     across = torch.hypot(x, y)
@@ -59,6 +60,30 @@ def _harmonics(phase: Tensor, order: int) -> Tensor:
     """1, cos α, sin α, …, cos (order α), sin (order α) of phases exp(iα) (n,): (n, 2 order + 1)."""
     powers = phase[:, None].expand(-1, order).cumprod(dim=1)
     return torch.cat([torch.ones_like(phase.real)[:, None], torch.view_as_real(powers).flatten(1)], dim=1)
+
+
+class Directions(NamedTuple):
+    """Directions of bonds, as what `BondWigner` makes its elements from.
+
+    Attributes:
+        polar, azimuth: (n, 2 order + 1) float64, 1, cos α, sin α, …, sin (order α) of either angle.
+    """
+
+    polar: Tensor
+    azimuth: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor, order: int) -> Directions:
+        """Those of bonds (n, 3), non-zero; float64 recommended."""
+        return cls(*(_harmonics(phase, order) for phase in _phases(vectors)))
+
+    def rows(self, rows: Tensor) -> Directions:
+        """Those of some bonds."""
+        return Directions(self.polar[rows], self.azimuth[rows])
+
+    def harmonics(self, order: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Both up to an order that may be smaller."""
+        return self.polar[:, : 2 * order + 1].to(dtype), self.azimuth[:, : 2 * order + 1].to(dtype)
 
 
 @cache
@@ -132,11 +157,20 @@ class BondWigner:
 
     def __call__(self, vectors: Tensor, dtype: torch.dtype) -> Tensor:
         """(n, rows, columns) in `dtype` for bonds (n, 3), non-zero; float64 recommended."""
-        polar, azimuth = (_harmonics(phase, self.order).to(dtype) for phase in _directions(vectors))
+        return self.of(Directions.of(vectors, self.order), dtype)
+
+    def of(self, directions: Directions, dtype: torch.dtype) -> Tensor:
+        """The same for directions of this order at least."""
+        polar, azimuth = directions.harmonics(self.order, dtype)
         elements = (polar @ self._polar.like(polar)).mul_(azimuth @ self._azimuth.like(azimuth))
-        full = elements.new_zeros(len(vectors), self.shape[0] * self.shape[1])
-        full.scatter_(1, self._places.on(vectors.device).expand_as(elements), elements)
+        full = elements.new_zeros(len(polar), self.shape[0] * self.shape[1])
+        full.scatter_(1, self._places.on(full.device).expand_as(elements), elements)
         return full.view(-1, *self.shape)
+
+    def filled(self, directions: Directions, dtype: torch.dtype) -> Tensor:
+        """Those elements alone that are not zero for all bonds, by rows and columns: (elements, n)."""
+        polar, azimuth = directions.harmonics(self.order, dtype)
+        return (self._polar.like(polar).T @ polar.T).mul_(self._azimuth.like(azimuth).T @ azimuth.T)
 
 
 @cache

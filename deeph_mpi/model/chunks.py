@@ -131,7 +131,8 @@ def bond_chunks(
         vectors = on_device(edges.vectors(part), device)
         into = (np.minimum(end, len(group.atoms)) for end in ends)
         i, j, into_i, into_j = (on_device(x, device) for x in (*ends, *into))
-        yield model.network.message_geometry(i, j, vectors, model.dtype), (into_i, into_j)
+        distances, directions = torch.linalg.vector_norm(vectors, dim=1), model.directions(vectors)
+        yield model.network.message_geometry(i, j, distances, directions, model.dtype), (into_i, into_j)
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:

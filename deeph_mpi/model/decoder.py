@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deeph_mpi.basis.sectors import NodeLayout, PairBlockLayout, SectorLayout
+from deeph_mpi.basis.wigner import Directions
 from deeph_mpi.model.geometry import BondGeometry, Bonds, envelope, fade
 from deeph_mpi.model.message import BondFactors, BondFrame
 from deeph_mpi.model.o2 import BondConvolution, GatedSectors, SectorLinear, swapped_weights
@@ -183,14 +184,20 @@ class PairCorrections(nn.Module):
         return zone.masked_fill(distances >= self.radius.to(distances.dtype)[species], NONE)
 
     def bonds(
-        self, i: Tensor, j: Tensor, vectors: Tensor, species: Tensor, dtype: torch.dtype, zone: int | None = None
+        self,
+        i: Tensor,
+        j: Tensor,
+        distances: Tensor,
+        directions: Directions,
+        species: Tensor,
+        dtype: torch.dtype,
+        zone: int | None = None,
     ) -> PairBonds:
-        """Pairs from rows i, j of the features, vectors (n, 3) float64 Å from i to j and their `species`.
+        """Pairs from rows i, j of the features, distances (n,) float64 Å, directions from i to j and their `species`.
 
         Args:
             zone: of all of them, where it is known.
         """
-        distances = torch.linalg.vector_norm(vectors, dim=1)
         zones = self.zones(distances, species) if zone is None else None
         parts: list[tuple[Tensor | None, Bonds]] = []
         for decoder, own in zip(self.decoders, ((NEAR, BOTH), (BOTH, FAR)), strict=False):
@@ -198,8 +205,11 @@ class PairCorrections(nn.Module):
                 rows = None if zone in own else torch.zeros(0, dtype=torch.int64, device=i.device)
             else:
                 rows = ((zones == own[0]) | (zones == own[1])).nonzero()[:, 0]
-            chosen = (i, j, vectors) if rows is None else (i[rows], j[rows], vectors[rows])
-            parts.append((rows, decoder.geometry(*chosen, dtype)))
+            if rows is None:
+                parts.append((None, decoder.geometry(i, j, distances, directions, dtype)))
+            else:
+                part = decoder.geometry(i[rows], j[rows], distances[rows], directions.rows(rows), dtype)
+                parts.append((rows, part))
         return PairBonds(distances, species, parts)
 
     def forward(self, natural: Tensor, pseudo: Tensor, bonds: PairBonds) -> Tensor:

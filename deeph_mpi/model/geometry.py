@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deeph_mpi.basis.sectors import NodeLayout
+from deeph_mpi.basis.wigner import Directions
 
 __all__ = ["BondGeometry", "Bonds", "envelope", "fade", "radial_basis"]
 
@@ -74,7 +75,7 @@ class Bonds:
 
 
 class BondGeometry(nn.Module):
-    """Builds `Bonds` from vectors for one layout and radius.
+    """Builds `Bonds` for one layout and radius.
 
     Args:
         layout: of the node features; its `m_max` decides which rows are kept.
@@ -86,10 +87,9 @@ class BondGeometry(nn.Module):
         super().__init__()
         self.layout, self.radius, self.radial = layout, radius, radial
 
-    def forward(self, i: Tensor, j: Tensor, vectors: Tensor, dtype: torch.dtype) -> Bonds:
-        """Bonds from rows i, j and vectors (n, 3) float64 Å from i to j; float results in `dtype`."""
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        natural, pseudo = (wigner(vectors, dtype) for wigner in (self.layout.natural, self.layout.pseudo))
+    def forward(self, i: Tensor, j: Tensor, distances: Tensor, directions: Directions, dtype: torch.dtype) -> Bonds:
+        """Bonds from rows i, j, distances (n,) float64 Å and directions from i to j; float results in `dtype`."""
+        natural, pseudo = (wigner.of(directions, dtype) for wigner in (self.layout.natural, self.layout.pseudo))
         radial = radial_basis(distances, self.radius, self.radial).to(dtype)
         fade = envelope(distances, self.radius).to(dtype)[:, None]
         return Bonds(i, j, natural, pseudo, radial, fade, distances)

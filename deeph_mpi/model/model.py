@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deeph_mpi.basis.onsite import OnsiteLayout
 from deeph_mpi.basis.template import ShellTemplate
+from deeph_mpi.basis.wigner import Directions
 from deeph_mpi.errors import ModelError
 from deeph_mpi.model.network import HamiltonianNetwork
 from deeph_mpi.model.novelty import Novelty
@@ -129,32 +130,35 @@ class HamiltonianModel(nn.Module):
         """Vacuum level of the predicted H, eV; None when its zero of energy is another."""
         return 0.0 if self.facts.energy_reference == "vacuum level" else None
 
-    def pair_blocks(self, correction: Tensor | None, vectors: Tensor, pair_species: Tensor) -> tuple[Tensor, Tensor]:
+    def directions(self, vectors: Tensor) -> Directions:
+        """Directions of bonds (n, 3) float64 Å, as all that is made for them needs."""
+        return Directions.of(vectors, self.settings.l_max)
+
+    def pair_blocks(
+        self, correction: Tensor | None, distances: Tensor, directions: Directions, pair_species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """H and S blocks in the lab frame and template order, (n, size, size) each: H in the network's dtype, S in float64.
 
         Args:
             correction: (n, dimension) output of `HamiltonianNetwork.pairs`; None for the baseline alone.
-            vectors: (n, 3) float64, Å, from i to j.
+            distances: (n,) float64, Å.
+            directions: from i to j.
             pair_species: (n,) species_i · n_species + species_j.
         """
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        rotation = self.template.wigner(vectors, vectors.dtype)
-        layout, dtype = self.template.layout, self.dtype
-        block = layout.unpack_even(self.baseline(distances, pair_species).to(dtype))
+        two_centre = self.template.two_centre
+        harmonics = two_centre.harmonics(directions, distances.dtype)
+        overlap = two_centre.blocks(self.overlap(distances, pair_species), harmonics)
+        blocks = two_centre.blocks(self.baseline(distances, pair_species), harmonics.to(self.dtype))
         if correction is not None:
-            block = block + layout.unpack(correction)
-        turn = rotation.to(dtype)
-        overlap = self._pair_overlaps(distances, rotation, pair_species)
-        return turn.transpose(1, 2) @ block @ turn, overlap
+            turn = self.template.wigner.of(directions, self.dtype)
+            blocks += packed_to_lab(correction, turn, self.template)
+        return blocks, overlap
 
     def pair_overlaps(self, vectors: Tensor, pair_species: Tensor) -> Tensor:
         """The S of `pair_blocks` alone: it needs no network."""
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        return self._pair_overlaps(distances, self.template.wigner(vectors, vectors.dtype), pair_species)
-
-    def _pair_overlaps(self, distances: Tensor, rotation: Tensor, pair_species: Tensor) -> Tensor:
-        block = self.template.layout.unpack_even(self.overlap(distances, pair_species))
-        return rotation.transpose(1, 2) @ block @ rotation
+        two_centre = self.template.two_centre
+        harmonics = two_centre.harmonics(self.directions(vectors), vectors.dtype)
+        return two_centre.blocks(self.overlap(torch.linalg.vector_norm(vectors, dim=1), pair_species), harmonics)
 
     def onsite_blocks(self, correction: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """Onsite blocks of H and S, (n, size, size) float64, from `HamiltonianNetwork.onsite` and the species (n,)."""

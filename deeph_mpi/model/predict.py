@@ -276,11 +276,12 @@ def _decode_pairs(job: _Job, normalized: Features) -> None:
         i, j = (on_device(ends[part].astype(np.int64), species.device) for ends in (domain.pairs.i, domain.pairs.j))
         vectors = on_device(domain.pairs.vectors(part), species.device)
         kinds = species[i] * len(model.elements) + species[j]
+        distances, directions = torch.linalg.vector_norm(vectors, dim=1), model.directions(vectors)
         correction = None
         if zone != NONE:
-            bonds = model.network.corrections.bonds(i, j, vectors, kinds, model.dtype, zone)
+            bonds = model.network.corrections.bonds(i, j, distances, directions, kinds, model.dtype, zone)
             correction = model.network.pairs(normalized, bonds)
-        results = model.pair_blocks(correction, vectors, kinds)
+        results = model.pair_blocks(correction, distances, directions, kinds)
         job.bar.advance(len(part))
         _check_finite(results[0], domain.atoms[domain.pairs.i[part]])
         if rows is None:

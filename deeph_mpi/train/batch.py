@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeph_mpi.basis.wigner import Directions
 from deeph_mpi.domain.domain import build_domain
 from deeph_mpi.domain.neighbours import neighbour_pairs
 from deeph_mpi.domain.pairs import decoded_from_i
@@ -110,12 +111,17 @@ def make_sample(model: HamiltonianModel, labels: Labels, structure: Structure, k
         bands.append(band_reference(labels, model.template, at, dtype))
     return Sample(
         species,
-        network.message_geometry(*message_bonds(structure, network.settings.r_message), dtype),
-        network.corrections.bonds(labels.i, labels.j, labels.vectors, kinds, dtype),
+        network.message_geometry(*_seen(model, *message_bonds(structure, network.settings.r_message)), dtype),
+        network.corrections.bonds(*_seen(model, labels.i, labels.j, labels.vectors), kinds, dtype),
         pair_target.to(dtype),
         onsite_target.to(dtype),
         bands,
     )
+
+
+def _seen(model: HamiltonianModel, i: Tensor, j: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Directions]:
+    """Rows, distances and directions of bonds with vectors (n, 3)."""
+    return i, j, torch.linalg.vector_norm(vectors, dim=1), model.directions(vectors)
 
 
 def spread_sample(world: World, model: HamiltonianModel, labels: Labels, structure: Structure) -> Sample:
@@ -137,8 +143,8 @@ def spread_sample(world: World, model: HamiltonianModel, labels: Labels, structu
     owned = torch.tensor(domain.owned)
     return Sample(
         species[owned],
-        network.message_geometry(*message_rows(domain), dtype),
-        network.corrections.bonds(i, j, labels.vectors[mine], kinds[mine], dtype),
+        network.message_geometry(*_seen(model, *message_rows(domain)), dtype),
+        network.corrections.bonds(*_seen(model, i, j, labels.vectors[mine]), kinds[mine], dtype),
         pair_target[mine].to(dtype),
         onsite_target[owned].to(dtype),
         message_exchange=partial(exchange_features, domain.message_halo),
