@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deeph_mpi.basis.wigner import Directions
 from deeph_mpi.errors import ConformanceError, ModelError
 from deeph_mpi.model.checkpoint import load_checkpoint
 from deeph_mpi.model.conformance import (
@@ -158,8 +159,8 @@ def pairs_cut_off(model: HamiltonianModel) -> None:
 def frame_with_a_pole(model: HamiltonianModel) -> None:
     """No frame for bonds along z, as with Euler angles or a cross product with z."""
 
-    def lose(_: object, arguments: tuple[Tensor, Tensor, Tensor, torch.dtype], bonds: Bonds) -> Bonds:
-        off_axis = (arguments[2][:, :2] != 0.0).any(dim=1)
+    def lose(_: object, arguments: tuple[Tensor, Tensor, Tensor, Directions, torch.dtype], bonds: Bonds) -> Bonds:
+        off_axis = arguments[3].polar[:, 2] != 0.0  # the sine of the polar angle
         return replace(bonds, natural=bonds.natural * off_axis[:, None, None])
 
     model.network.corrections.near.geometry.register_forward_hook(lose)

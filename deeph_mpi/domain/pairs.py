@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deeph_mpi.basis.blocks import BlockSet
-from deeph_mpi.domain.block_rows import copy_blocks, transpose_blocks
+from deeph_mpi.domain.block_rows import copy_blocks, put_blocks, transpose_blocks
 from deeph_mpi.domain.domain import Domain
 from deeph_mpi.domain.messages import post_messages
 from deeph_mpi.domain.neighbours import pair_order
@@ -89,21 +89,21 @@ class PairPlan:
             low, high = np.where(below, middle + 1, low), np.where(below | (low >= high), high, middle)
         return low
 
-    def write_transposes(self, matrices: Sequence[BlockSet], orbitals: np.ndarray, rows: np.ndarray) -> None:
-        """Fill the rows that this rank owns with the (conjugate) transposes of blocks decoded here.
+    def put(self, rows: np.ndarray, matrices: Sequence[BlockSet], blocks: Sequence[np.ndarray]) -> None:
+        """Write blocks of pairs decoded here, and their (conjugate) transposes where this rank owns the other atom as well.
 
         Args:
-            matrices: over the same `pairs_global`, with the blocks of `rows` in place; changed in place.
-            orbitals: (N,) rows of every atom's blocks (twice its orbitals for spinors).
-            rows: (n,) decoded pairs.
+            rows: (n,) decoded pairs, of two elements.
+            matrices: over the same `pairs_global`; changed in place.
+            blocks: for each, (n, orbitals of i, orbitals of j).
         """
-        atoms, pairs = self.domain.atoms, self.domain.pairs
-        rows = rows[pairs.j[rows] < self.domain.n_owned]
-        here, there = self.blocks(rows), self.blocks(self.reverse(rows))
-        heights, widths = orbitals[atoms[pairs.i[rows]]], orbitals[atoms[pairs.j[rows]]]
-        for blocks in matrices:
-            source, target = blocks.offsets[here], blocks.offsets[there]
-            transpose_blocks(blocks.entries, source, blocks.entries, target, heights, widths)
+        own = np.flatnonzero(self.domain.pairs.j[rows] < self.domain.n_owned)
+        here, there = self.blocks(rows), self.blocks(self.reverse(rows[own]))
+        for target, values in zip(matrices, blocks, strict=True):
+            size = values.shape[1] * values.shape[2]
+            put_blocks(target.entries, target.offsets[here], values.reshape(-1, size))
+            back = (values if len(own) == len(values) else values[own]).swapaxes(1, 2).conj()
+            put_blocks(target.entries, target.offsets[there], back.reshape(-1, size))
 
     def exchange_transposes(self, blocks: BlockSet, orbitals: np.ndarray) -> None:
         """Fill the rows of other ranks with the transposes of blocks decoded here. Collective among neighbours.

@@ -239,14 +239,17 @@ class PairCorrections(nn.Module):
     def _scales(self, bonds: PairBonds, dtype: torch.dtype) -> Tensor:
         """Scale of each packed component, with the envelope of the pair of elements: (n, dimension of the pair layout)."""
         r = bonds.distances
-        powers = torch.stack([torch.ones_like(r), r, r * r], dim=1)
-        scale = torch.empty(len(bonds), self.layout.channels, dtype=dtype, device=r.device)
-        for kind in bonds.species.unique():
-            rows = (bonds.species == kind).nonzero()[:, 0]
-            scale[rows] = torch.exp(powers[rows] @ self.scale[kind].to(powers.dtype)).to(dtype)
+        powers = torch.stack([torch.ones_like(r), r, r * r], dim=1).to(dtype)
+        if len(self.scale) == 1:
+            scale = powers @ self.scale[0]
+        else:
+            scale = powers.new_empty(len(bonds), self.layout.channels)
+            for kind in bonds.species.unique():
+                rows = (bonds.species == kind).nonzero()[:, 0]
+                scale[rows] = powers[rows] @ self.scale[kind]
         radius = self.radius.to(r.dtype)[bonds.species]
         inside = fade(r, radius, self.fade) if self.fade else envelope(r, radius)
-        scale = scale * inside[:, None].to(dtype)
+        scale = torch.exp(scale) * inside[:, None].to(dtype)
         runs = [scale[:, : self.layout.even + self.layout.odd]]
         start = self.layout.even + self.layout.odd
         for count in self.layout.rings:

@@ -70,9 +70,9 @@ class BondFrame(nn.Module):
                 near, far = torch.bmm(rotation, torch.cat(ends, dim=2)).chunk(2, dim=2)
             else:  # side by side they would be gathered and summed row by row, not in one piece
                 near, far = torch.bmm(rotation, ends[0]), torch.bmm(rotation, ends[1])
-            far = far * signs.to(features.dtype)
-            sums.append(near + far)
-            differences.append(near - far)
+            signs = signs.to(features.dtype)
+            sums.append(torch.addcmul(near, far, signs))
+            differences.append(torch.addcmul(near, far, signs, value=-1.0))
         return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])
 
     def add_to_atoms(

@@ -166,11 +166,11 @@ class HamiltonianModel(nn.Module):
         network = (correction.double() @ basis.flatten(1)).view(-1, self.template.size, self.template.size)
         return network + self.baseline.onsite[species], self.overlap.onsite[species]
 
-    def by_elements(self, pair_species: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """(atomic number of i, of j, rows) for each pair of elements among `pair_species`."""
-        count = len(self.elements)
-        for kind in pair_species.unique().tolist():
-            rows = (pair_species == kind).nonzero()[:, 0]
+    def by_elements(self, pair_species: Tensor) -> Iterator[tuple[int, int, Tensor | None]]:
+        """(atomic number of i, of j, rows or None for all) for each pair of elements among `pair_species`."""
+        count, kinds = len(self.elements), pair_species.unique().tolist()
+        for kind in kinds:
+            rows = (pair_species == kind).nonzero()[:, 0] if len(kinds) > 1 else None
             yield int(self.elements[kind // count]), int(self.elements[kind % count]), rows
 
 

@@ -12,6 +12,7 @@ from deeph_mpi.domain.pairs import PairPlan, onsite_blocks, pairs_global
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.model.chunks import bonds_per_chunk
 from deeph_mpi.model.model import HamiltonianModel
+from deeph_mpi.model.predict import put_pairs
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
 
@@ -41,10 +42,7 @@ def overlap_alone(model: HamiltonianModel, structure: Structure, memory_gb: floa
         i, j = (torch.as_tensor(species[domain.atoms[ends[part]]]) for ends in (domain.pairs.i, domain.pairs.j))
         kinds = i * len(model.elements) + j
         blocks = model.pair_overlaps(torch.as_tensor(domain.pairs.vectors(part)), kinds)
-        places = plan.blocks(part)
-        for row, column, chosen in model.by_elements(kinds):
-            _write(rows, places[chosen.numpy()], model.template.extract(blocks[chosen], row, column))
-        plan.write_transposes([rows], orbitals, part)
+        put_pairs(model, plan, part, kinds, [rows], [blocks])
     places, kinds = onsite_blocks(domain), species[domain.atoms[: domain.n_owned]]
     for number in np.unique(structure.numbers).tolist():
         own = torch.as_tensor(domain.numbers[: domain.n_owned] == number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +26,9 @@ from deeph_mpi.parallel import World
 from deeph_mpi.parallel.progress import Progress, progress
 from deeph_mpi.structure.structure import Structure
 
-__all__ = ["Prediction", "allocate_rows", "exchange_features", "predict", "predict_alone"]
+__all__ = ["Prediction", "allocate_rows", "exchange_features", "predict", "predict_alone", "put_pairs"]
 
-_ZONED = 1 << 16  # pairs whose distances are looked at together
+_ZONED = 1 << 15  # pairs that are sorted by zones: not all, as rows may be on their way to a disk
 
 
 class Prediction(NamedTuple):
@@ -286,31 +286,42 @@ def _decode_pairs(job: _Job, normalized: Features) -> None:
         _check_finite(results[0], domain.atoms[domain.pairs.i[part]])
         if rows is None:
             continue
-        places = plan.blocks(part)
-        for row, column, chosen in model.by_elements(kinds):
-            at = places[chosen.cpu().numpy()]
-            for target, blocks in zip(rows, results, strict=True):
-                _write(target, at, model.template.extract(blocks[chosen], row, column))
-        plan.write_transposes(rows, job.orbitals, part)
+        put_pairs(model, plan, part, kinds, rows, results)
         for target in rows:
             target.release()
 
 
 def _zone_chunks(job: _Job) -> Iterator[tuple[int, np.ndarray]]:
     """The pairs to decode, `chunk` at a time, each of one zone of distance (`deeph_mpi.model.decoder`)."""
-    corrections, domain, decode = job.model.network.corrections, job.domain, job.plan.decode
-    zones = np.empty(len(decode), dtype=np.int8)
-    species = job.species.cpu()
-    for start in range(0, len(decode), _ZONED):
-        part = decode[start : start + _ZONED]
-        kinds = species[domain.pairs.i[part]] * len(job.model.elements) + species[domain.pairs.j[part]]
-        distances = np.linalg.norm(domain.pairs.vectors(part), axis=1)
-        zones[start : start + _ZONED] = corrections.zones(torch.from_numpy(distances), kinds).numpy()
-    for zone in range(NONE + 1):
-        rows = np.flatnonzero(zones == zone)
-        for some in np.array_split(rows, max(-(-len(rows) // job.chunk), 1)):
-            if len(some):
-                yield zone, decode[some]
+    domain, species = job.domain, job.species.cpu()
+    for near_by in np.array_split(job.plan.decode, max(-(-len(job.plan.decode) // _ZONED), 1)):
+        kinds = species[domain.pairs.i[near_by]] * len(job.model.elements) + species[domain.pairs.j[near_by]]
+        distances = torch.from_numpy(np.linalg.norm(domain.pairs.vectors(near_by), axis=1))
+        zones = job.model.network.corrections.zones(distances, kinds).numpy()
+        for zone in np.unique(zones).tolist():
+            rows = near_by[zones == zone]
+            for part in np.array_split(rows, -(-len(rows) // job.chunk)):
+                yield zone, part
+
+
+def put_pairs(
+    model: HamiltonianModel,
+    plan: PairPlan,
+    part: np.ndarray,
+    kinds: Tensor,
+    rows: Sequence[BlockSet],
+    blocks: Sequence[Tensor],
+) -> None:
+    """Write blocks (n, size, size) of decoded pairs `part` (n,), in template order, and their transposes.
+
+    Args:
+        kinds: (n,) species_i · n_species + species_j.
+        rows: what is written to, for each of `blocks`.
+    """
+    for row, column, chosen in model.by_elements(kinds):
+        pairs = part if chosen is None else part[chosen.cpu().numpy()]
+        found = (each if chosen is None else each.index_select(0, chosen) for each in blocks)
+        plan.put(pairs, rows, [model.template.extract(each, row, column).cpu().numpy() for each in found])
 
 
 def _decode_onsite(job: _Job, state: Features) -> None:
