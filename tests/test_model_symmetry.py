@@ -148,7 +148,8 @@ def fade(model: HamiltonianModel, function: Callable[[Tensor], Tensor]) -> None:
     def exchange(_: object, __: object, bonds: Bonds) -> Bonds:
         return replace(bonds, envelope=function(bonds.distances)[:, None])
 
-    model.network.message_geometry.register_forward_hook(exchange)
+    for layer in model.network.layers:
+        layer.geometry.register_forward_hook(exchange)
 
 
 def pairs_cut_off(model: HamiltonianModel) -> None:

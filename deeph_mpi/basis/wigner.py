@@ -165,7 +165,7 @@ class BondWigner:
         elements = (polar @ self._polar.like(polar)).mul_(azimuth @ self._azimuth.like(azimuth))
         full = elements.new_zeros(len(polar), self.shape[0] * self.shape[1])
         full.scatter_(1, self._places.on(full.device).expand_as(elements), elements)
-        return full.view(-1, *self.shape)
+        return full.view(len(full), *self.shape)
 
     def filled(self, directions: Directions, dtype: torch.dtype) -> Tensor:
         """Those elements alone that are not zero for all bonds, by rows and columns: (elements, n)."""

@@ -79,13 +79,11 @@ class PairPlan:
         pairs = self.domain.pairs
         starts = pairs.j[rows]
         i, _, R = global_pairs(self.domain, rows)
-        low = np.searchsorted(pairs.i, starts, side="left")
-        high = np.searchsorted(pairs.i, starts, side="right")
+        low, high = (np.searchsorted(pairs.i, ends) for ends in (starts, starts + 1))
         wanted = _codes(i, -R)
         while (low < high).any():  # bisection of all at once, within the rows of one atom each
             middle = np.minimum((low + high) // 2, len(pairs) - 1)
-            _, j, cells = global_pairs(self.domain, middle)
-            below = (_codes(j, cells) < wanted) & (low < high)
+            below = (_codes(self.domain.atoms[pairs.j[middle]], pairs.R[middle]) < wanted) & (low < high)
             low, high = np.where(below, middle + 1, low), np.where(below | (low >= high), high, middle)
         return low
 

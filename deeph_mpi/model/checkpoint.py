@@ -10,6 +10,7 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import torch
+from torch import Tensor
 
 from deeph_mpi._version import __version__
 from deeph_mpi.basis.template import ShellTemplate
@@ -102,7 +103,7 @@ def from_plain(content: dict[str, Any]) -> HamiltonianModel:
             content = _upgraded(content)
         network = HamiltonianNetwork(NetworkSettings.from_dict(content["settings"]))
         network.to(_DTYPES[content["dtype"]])
-        network.load_state_dict(content["network"])
+        network.load_state_dict(_without_zeros(content["network"], network))
         tables = [
             TwoCentreTable(*(content[name][key].numpy() for key in ("knots", "coefficients", "onsite")))
             for name in ("overlap", "baseline")
@@ -144,6 +145,18 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     weights["corrections.near_radius"] = weights["pair_radius"].clone()
     settings = {**content["settings"], "far_hidden": 0, "far_degree": 2, "fade": 0.0}
     return {**content, "format": FORMAT, "settings": settings, "network": weights}
+
+
+def _without_zeros(weights: dict[str, Tensor], network: HamiltonianNetwork) -> dict[str, Tensor]:
+    """Weights of the first two layers as the version before had them, less those of features that are always zero there: the
+    last rows and columns of each."""
+    found = dict(weights)
+    for name, own in network.state_dict().items():
+        if name.startswith(("layers.0.", "layers.1.")) and name in weights:
+            found[name] = weights[name][tuple(slice(size) for size in own.shape)]
+    return {
+        name: value for name, value in found.items() if not name.startswith("layers.0.") or name in network.state_dict()
+    }
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: HamiltonianModel) -> None:

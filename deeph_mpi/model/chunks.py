@@ -12,7 +12,7 @@ from torch import Tensor
 from deeph_mpi.data.ragged import spread
 from deeph_mpi.domain.domain import Domain, LocalAtoms
 from deeph_mpi.domain.pairs import decoded_from_i
-from deeph_mpi.model.geometry import Bonds
+from deeph_mpi.model.geometry import BondGeometry, Bonds
 from deeph_mpi.model.model import HamiltonianModel
 
 __all__ = [
@@ -117,7 +117,13 @@ def bond_groups(domain: Domain | LocalAtoms) -> list[BondGroup]:
 
 
 def bond_chunks(
-    model: HamiltonianModel, domain: Domain, group: BondGroup, rows: np.ndarray, chunk: int, device: torch.device
+    model: HamiltonianModel,
+    geometry: BondGeometry,
+    domain: Domain,
+    group: BondGroup,
+    rows: np.ndarray,
+    chunk: int,
+    device: torch.device,
 ) -> Iterator[tuple[Bonds, tuple[Tensor, Tensor]]]:
     """Some bonds of a group, `chunk` at a time, between rows of its surroundings (`BondGroup.around`), with the rows of its
     sums for their two ends; the last row is for others."""
@@ -132,7 +138,7 @@ def bond_chunks(
         into = (np.minimum(end, len(group.atoms)) for end in ends)
         i, j, into_i, into_j = (on_device(x, device) for x in (*ends, *into))
         distances, directions = torch.linalg.vector_norm(vectors, dim=1), model.directions(vectors)
-        yield model.network.message_geometry(i, j, distances, directions, model.dtype), (into_i, into_j)
+        yield geometry(i, j, distances, directions, model.dtype), (into_i, into_j)
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:

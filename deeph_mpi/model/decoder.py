@@ -93,7 +93,6 @@ class PairDecoder(nn.Module):
     ) -> None:
         super().__init__()
         hidden: SectorLayout = settings.hidden_layout(width, layout.m_max)
-        self.natural_rows, self.pseudo_rows = (layout.l_max + 1) ** 2, (layout.l_pseudo + 1) ** 2 - 1
         self.target = target.sectors
         self.geometry = BondGeometry(layout, settings.r_pair, settings.radial)
         self.frame = BondFrame(layout)
@@ -110,7 +109,7 @@ class PairDecoder(nn.Module):
 
     def forward(self, natural: Tensor, pseudo: Tensor, bonds: Bonds) -> Tensor:
         """Normalized features of all l, bonds from `geometry` → (n, dimension of the pair layout)."""
-        total, difference = self.frame(natural[:, : self.natural_rows], pseudo[:, : self.pseudo_rows], bonds)
+        total, difference = self.frame(natural, pseudo, bonds)
         hidden = self.convolution(total, difference, self.factors(natural[:, 0], bonds))
         del total, difference
         for layer in self.hidden:

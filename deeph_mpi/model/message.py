@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deeph_mpi.basis.sectors import NodeLayout, SectorLayout
-from deeph_mpi.model.geometry import Bonds
+from deeph_mpi.model.geometry import BondGeometry, Bonds
 from deeph_mpi.model.o2 import BondConvolution, SectorLinear
 from deeph_mpi.model.o3 import EquivariantLinear, EquivariantNorm, FeedForward
 from deeph_mpi.model.settings import NetworkSettings
@@ -20,7 +20,8 @@ class BondFrame(nn.Module):
     """Rotates node features of both ends of bonds into their outward frames, packs them by sector, and back.
 
     Args:
-        layout: of the node features.
+        layout: of what is read or written; node features, and the rows of Wigner matrices that `Bonds` hold, may go on to
+            larger l and |m|, which are left alone.
     """
 
     natural_signs: Tensor
@@ -29,9 +30,8 @@ class BondFrame(nn.Module):
     def __init__(self, layout: NodeLayout) -> None:
         super().__init__()
         self.layout = layout
-        self.row_runs = [
-            [last - first for source, first, last in layout.packing if source == kind] for kind in range(2)
-        ]
+        self.sources = [0, 1] if layout.l_pseudo else [0]
+        self.components = ((layout.l_max + 1) ** 2, (layout.l_pseudo + 1) ** 2 - 1)
         signs = torch.tensor(layout.swap_signs)
         runs: tuple[list[Tensor], list[Tensor]] = ([], [])
         start = 0
@@ -39,32 +39,29 @@ class BondFrame(nn.Module):
             channels = layout.channels if source == 0 else layout.pseudo_channels
             runs[source].append(signs[start : start + (last - first) * channels : channels])
             start += (last - first) * channels
-        self.register_buffer("natural_signs", torch.cat(runs[0])[:, None], persistent=False)
-        self.register_buffer("pseudo_signs", torch.cat(runs[1])[:, None], persistent=False)
+        none = signs[:0]
+        self.register_buffer("natural_signs", torch.cat([none, *runs[0]])[:, None], persistent=False)
+        self.register_buffer("pseudo_signs", torch.cat([none, *runs[1]])[:, None], persistent=False)
 
-    def pack(self, natural: Tensor, pseudo: Tensor) -> Tensor:
-        """Rows (n, rows, channels) of both parities → packed (n, dimension)."""
-        parts = (natural, pseudo)
-        return torch.cat(
-            [parts[source][:, first:last].flatten(1) for source, first, last in self.layout.packing], dim=1
-        )
+    def pack(self, rows: list[Tensor]) -> Tensor:
+        """Rows (n, rows, channels) of natural and, where there are any, pseudo features → packed (n, dimension)."""
+        return torch.cat([rows[source][:, first:last].flatten(1) for source, first, last in self.layout.packing], dim=1)
 
-    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+    def unpack(self, packed: Tensor) -> list[Tensor]:
         """The inverse of `pack`."""
         runs: tuple[list[Tensor], list[Tensor]] = ([], [])
         counts = (self.layout.channels, self.layout.pseudo_channels)
         sizes = [(last - first) * counts[source] for source, first, last in self.layout.packing]
         for part, (source, first, last) in zip(packed.split(sizes, dim=1), self.layout.packing, strict=True):
             runs[source].append(part.unflatten(1, (last - first, counts[source])))
-        return torch.cat(runs[0], dim=1), torch.cat(runs[1], dim=1)
+        return [torch.cat(runs[source], dim=1) for source in self.sources]
 
     def forward(self, natural: Tensor, pseudo: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
         """Sum and difference of the ends' features, each in its own outward frame: two packed (n, dimension)."""
         sums, differences = [], []
-        for features, rotation, signs in (
-            (natural, bonds.natural, self.natural_signs),
-            (pseudo, bonds.pseudo, self.pseudo_signs),
-        ):
+        for source in self.sources:
+            features = (natural, pseudo)[source][:, : self.components[source]]
+            rotation, signs = self._rotation(source, bonds)
             ends = features.index_select(0, bonds.i), features.index_select(0, bonds.j)
             if features.shape[2] < NARROW:
                 near, far = torch.bmm(rotation, torch.cat(ends, dim=2)).chunk(2, dim=2)
@@ -73,19 +70,22 @@ class BondFrame(nn.Module):
             signs = signs.to(features.dtype)
             sums.append(torch.addcmul(near, far, signs))
             differences.append(torch.addcmul(near, far, signs, value=-1.0))
-        return self.pack(sums[0], sums[1]), self.pack(differences[0], differences[1])
+        return self.pack(sums), self.pack(differences)
+
+    def _rotation(self, source: int, bonds: Bonds) -> tuple[Tensor, Tensor]:
+        """Wigner matrices of natural (0) or pseudo features (1), (n, rows, components), and signs of the rows, (rows, 1)."""
+        signs = (self.natural_signs, self.pseudo_signs)[source]
+        return (bonds.natural, bonds.pseudo)[source][:, : len(signs), : self.components[source]], signs
 
     def add_to_atoms(
-        self, ends: tuple[Tensor, Tensor], bonds: Bonds, into: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor]
+        self, ends: list[Tensor], bonds: Bonds, into: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor]
     ) -> None:
         """Turn features of both directions (2n, rows, channels), see `unpack`, from their outward frames into the lab frame,
         and add those of either half to their `rows`, (n,) each, of natural and pseudo sums."""
-        for features, target, rotation, signs in (
-            (ends[0], into[0], bonds.natural, self.natural_signs),
-            (ends[1], into[1], bonds.pseudo, self.pseudo_signs),
-        ):
+        for source, features in zip(self.sources, ends, strict=True):
             near, far = features.chunk(2)
-            back = rotation.transpose(1, 2)
+            rotation, signs = self._rotation(source, bonds)
+            back, target = rotation.transpose(1, 2), into[source]
             target.index_add_(0, rows[0], torch.bmm(back, near))
             target.index_add_(0, rows[1], torch.bmm(back, far * signs.to(far.dtype)))
 
@@ -123,19 +123,25 @@ class BondFactors(nn.Module):
 class MessageLayer(nn.Module):
     """One layer: messages over bonds, summed on atoms, then a per-atom nonlinearity; both added to the features.
 
+    In the first layer features are scalars, and messages have m = 0 about their bond; in the second they are natural ones.
+    What would be zero there is neither read nor written.
+
     Args:
         settings: of the network.
+        number: of the layer, from 0.
     """
 
-    def __init__(self, settings: NetworkSettings) -> None:
+    def __init__(self, settings: NetworkSettings, number: int) -> None:
         super().__init__()
-        layout = settings.node_layout(settings.m_max)
-        hidden: SectorLayout = settings.hidden_layout(settings.hidden, layout.m_max)
+        layout = settings.node_layout()
+        source, target = settings.message_layouts(number)
+        hidden: SectorLayout = settings.hidden_layout(settings.hidden, source.m_max, odd=number > 0)
+        self.geometry = BondGeometry(target, settings.r_message, settings.radial)
         self.norm = EquivariantNorm(layout)
-        self.frame = BondFrame(layout)
-        self.convolution = BondConvolution(layout.sectors, hidden)
+        self.frame, self.back = BondFrame(source), BondFrame(target)
+        self.convolution = BondConvolution(source.sectors, hidden)
         self.factors = BondFactors(settings, self.convolution.gate.wide.channels)
-        self.readout = SectorLinear(hidden, layout.sectors, bias=False)
+        self.readout = SectorLinear(hidden, target.sectors, bias=False)
         self.natural = EquivariantLinear(0, layout.l_max, layout.channels, layout.channels)
         self.pseudo = EquivariantLinear(1, layout.l_pseudo, layout.pseudo_channels, layout.pseudo_channels)
         self.update_norm = EquivariantNorm(layout)
@@ -158,9 +164,9 @@ class MessageLayer(nn.Module):
         hidden = hidden * (bonds.envelope * self.scale).repeat(2, 1)
         packed = self.readout(hidden)
         del hidden
-        ends = self.frame.unpack(packed)
+        ends = self.back.unpack(packed)
         del packed
-        self.frame.add_to_atoms(ends, bonds, into, rows or (bonds.i, bonds.j))
+        self.back.add_to_atoms(ends, bonds, into, rows or (bonds.i, bonds.j))
 
     def finish(self, natural: Tensor, pseudo: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Update features of owned atoms from their summed messages."""

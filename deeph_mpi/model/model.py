@@ -148,7 +148,7 @@ class HamiltonianModel(nn.Module):
         two_centre = self.template.two_centre
         harmonics = two_centre.harmonics(directions, distances.dtype)
         overlap = two_centre.blocks(self.overlap(distances, pair_species), harmonics)
-        blocks = two_centre.blocks(self.baseline(distances, pair_species), harmonics.to(self.dtype))
+        blocks = two_centre.blocks(self.baseline(distances, pair_species, self.dtype), harmonics.to(self.dtype))
         if correction is not None:
             turn = self.template.wigner.of(directions, self.dtype)
             blocks += packed_to_lab(correction, turn, self.template)

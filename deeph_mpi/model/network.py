@@ -49,9 +49,8 @@ class HamiltonianNetwork(nn.Module):
         template = ShellTemplate(settings.orbitals)
         layout = settings.node_layout()
         self.layout = layout
-        self.message_geometry = BondGeometry(settings.node_layout(settings.m_max), settings.r_message, settings.radial)
         self.embedding = nn.Embedding(species, settings.channels)
-        self.layers = nn.ModuleList(MessageLayer(settings) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(MessageLayer(settings, number) for number in range(settings.layers))
 
         self.pair_norm = EquivariantNorm(layout)
         self.corrections = PairCorrections(settings, template.layout)
@@ -84,6 +83,13 @@ class HamiltonianNetwork(nn.Module):
         natural = scalars.new_zeros(len(species), (layout.l_max + 1) ** 2, layout.channels)
         natural[:, 0] = scalars  # not concatenated: a copy would be the peak of a large job's memory
         return natural, scalars.new_zeros(len(species), (layout.l_pseudo + 1) ** 2 - 1, layout.pseudo_channels)
+
+    @property
+    def message_geometry(self) -> BondGeometry:
+        """Of messages: of the last layer, whose bonds serve all layers."""
+        last = self.layers[-1]
+        assert isinstance(last, MessageLayer)
+        return last.geometry
 
     def features(self, species: Tensor, bonds: Callable[[], Iterable[Bonds]], exchange: Exchange) -> Features:
         """Features of the owned atoms after all layers.

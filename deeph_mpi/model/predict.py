@@ -221,7 +221,9 @@ def _pass_messages(job: _Job, turns: list[_Turn], layer: MessageLayer, features:
                 if number == 0:
                     arrive()  # the first group's own bonds were worked on while the ghosts travelled
                 _put(room.around, len(turn.fresh) + len(turn.kept), features, turn.ghosts)
-            for bonds, into in bond_chunks(job.model, job.domain, group, rows, job.chunk, turn.atoms.device):
+            for bonds, into in bond_chunks(
+                job.model, layer.geometry, job.domain, group, rows, job.chunk, turn.atoms.device
+            ):
                 layer.messages(*room.around, bonds, sums, into)
                 job.bar.advance(len(bonds))
         for kept, around in zip(room.kept, room.around, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from deeph_mpi.basis.orbitals import OrbitalMap
@@ -68,11 +68,20 @@ class NetworkSettings:
         degree = min(self.far_degree, self.l_max)
         return NodeLayout(degree, self.channels, max(degree - 1, 1), self.pseudo_channels, degree)
 
+    def message_layouts(self, number: int) -> tuple[NodeLayout, NodeLayout]:
+        """Layouts of what messages of a layer, counted from 0, are made from and what they change: features are scalars before
+        the first, natural before the second."""
+        full = self.node_layout(self.m_max)
+        natural = replace(full, l_pseudo=0, pseudo_channels=0)
+        if number == 0:
+            return replace(natural, l_max=0, m_max=0), replace(natural, m_max=0)
+        return (natural if number == 1 else full), full
+
     @staticmethod
-    def hidden_layout(width: int, m_max: int) -> SectorLayout:
+    def hidden_layout(width: int, m_max: int, *, odd: bool = True) -> SectorLayout:
         """Hidden sectors: fewer channels for larger M, which matter less."""
         rings = tuple(max(round(1.5 * width / m), 4) for m in range(1, m_max + 1))
-        return SectorLayout(2 * width, width // 2, rings)
+        return SectorLayout(2 * width, width // 2 if odd else 0, rings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

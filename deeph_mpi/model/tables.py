@@ -14,6 +14,7 @@ import torch
 from scipy.interpolate import BSpline
 from torch import Tensor, nn
 
+from deeph_mpi.basis.constant import Constant
 from deeph_mpi.errors import ModelError
 
 __all__ = ["TwoCentreTable", "fit_splines", "spline_knots"]
@@ -76,7 +77,6 @@ class TwoCentreTable(nn.Module):
     knots: Tensor
     coefficients: Tensor
     onsite: Tensor
-    polynomials: Tensor
 
     def __init__(self, knots: np.ndarray, coefficients: np.ndarray, onsite: np.ndarray) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class TwoCentreTable(nn.Module):
         starts = np.asarray(knots)[DEGREE : -DEGREE - 1]
         taylor = [spline(starts, nu=power) / factorial(power) for power in range(DEGREE, -1, -1)]
         pieces = torch.tensor(np.stack(taylor)).permute(2, 1, 0, 3).contiguous()
-        self.register_buffer("polynomials", pieces, persistent=False)  # (pairs, intervals, DEGREE + 1, channels)
+        self._pieces = Constant(pieces.flatten(0, 1).numpy())  # (pairs · intervals, DEGREE + 1, channels)
 
     @property
     def r_min(self) -> float:
@@ -99,8 +99,8 @@ class TwoCentreTable(nn.Module):
         """Distance at which it has become zero, Å."""
         return float(self.knots[-1])
 
-    def forward(self, distances: Tensor, pair_species: Tensor) -> Tensor:
-        """Values in the sector 0+ for distances (n,) float64 Å and element pairs (n,) int64: (n, channels), eV or 1.
+    def forward(self, distances: Tensor, pair_species: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Values in the sector 0+ for distances (n,) float64 Å and element pairs (n,) int64: (n, channels) in `dtype`.
 
         Raises:
             ModelError: for a distance below the table's first knot: the training data hold no such bond.
@@ -113,9 +113,9 @@ class TwoCentreTable(nn.Module):
         breaks = self.knots[DEGREE : len(self.knots) - DEGREE]
         interval = (torch.searchsorted(breaks, distances, right=True) - 1).clamp(0, len(breaks) - 2)
         # index_select: indexing takes five times as long
-        rows = pair_species * self.polynomials.shape[1] + interval
-        pieces = self.polynomials.flatten(0, 1).index_select(0, rows)  # (n, DEGREE + 1, channels)
-        x = (distances - breaks.index_select(0, interval))[:, None]
+        rows = pair_species * (len(breaks) - 1) + interval
+        pieces = self._pieces.on(rows.device, dtype).index_select(0, rows)  # (n, DEGREE + 1, channels)
+        x = (distances - breaks.index_select(0, interval)).to(dtype)[:, None]
         value = pieces[:, 0]
         for power in range(1, DEGREE + 1):
             value = torch.addcmul(pieces[:, power], value, x)
