@@ -467,11 +467,11 @@ class NetworkSection(Section):
     hidden: int = key(32, "width of the hidden features of a message", ge=2)
     decoder_hidden: int = key(48, "width of the hidden features of a Hamiltonian block", ge=2)
     far_hidden: int = key(
-        12,
+        24,
         "the same of blocks of distant pairs, where less is added to the two-centre baseline; 0: all have decoder_hidden",
         ge=0,
     )
-    far_degree: int = key(2, "largest l of the features that those are read from", ge=1)
+    far_degree: int = key(3, "largest l of the features that those are read from", ge=1)
     near_tolerance: float = key(
         40.0,
         "root mean square of what is added to elements of a block, below which a pair is distant",
@@ -482,6 +482,7 @@ class NetworkSection(Section):
     m_max: int = key(2, "largest |m| about the bond that messages carry", ge=0)
     r_message: float = key(4.5, "radius of the messages", unit="Å", gt=0)
     radial: int = key(16, "radial basis functions", ge=2)
+    factors: int = key(32, "width of the networks that weigh channels by distance and by the scalars of atoms", ge=2)
 
 
 Epochs = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], _shape('a positive number, or "auto"')]

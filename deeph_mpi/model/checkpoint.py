@@ -143,7 +143,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
         weights[names.get(old, "") + name.removeprefix(old)] = value
     weights["corrections.radius"] = weights["pair_radius"].clone()
     weights["corrections.near_radius"] = weights["pair_radius"].clone()
-    settings = {**content["settings"], "far_hidden": 0, "far_degree": 2, "fade": 0.0}
+    settings = {**content["settings"], "far_hidden": 0, "far_degree": 2, "factors": 64, "fade": 0.0}
     return {**content, "format": FORMAT, "settings": settings, "network": weights}
 
 

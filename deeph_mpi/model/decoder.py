@@ -75,7 +75,6 @@ class PairDecoder(nn.Module):
         layout: of the node features that are read, l up to its `l_max` and all |m|.
         width: of the hidden features.
         layers: of hidden features beyond the first.
-        factors: width of the network of distance and scalars.
         target: layout of the block.
     """
 
@@ -88,7 +87,6 @@ class PairDecoder(nn.Module):
         layout: NodeLayout,
         width: int,
         layers: int,
-        factors: int,
         target: PairBlockLayout,
     ) -> None:
         super().__init__()
@@ -97,7 +95,7 @@ class PairDecoder(nn.Module):
         self.geometry = BondGeometry(layout, settings.r_pair, settings.radial)
         self.frame = BondFrame(layout)
         self.convolution = BondConvolution(layout.sectors, hidden)
-        self.factors = BondFactors(settings, self.convolution.gate.wide.channels, factors)
+        self.factors = BondFactors(settings, self.convolution.gate.wide.channels)
         self.gate = GatedSectors(hidden)
         self.hidden = nn.ModuleList(SectorLinear(hidden, self.gate.wide) for _ in range(layers))
         self.out = SectorLinear(hidden, self.target)
@@ -160,9 +158,9 @@ class PairCorrections(nn.Module):
         super().__init__()
         self.fade, self.layout = settings.fade, target.sectors
         pairs, layout = len(settings.orbitals.shells) ** 2, settings.node_layout()
-        self.near = PairDecoder(settings, layout, settings.decoder_hidden, 2, 64, target)
+        self.near = PairDecoder(settings, layout, settings.decoder_hidden, 2, target)
         lean = (
-            PairDecoder(settings, settings.far_layout(), settings.far_hidden, 1, 32, target)
+            PairDecoder(settings, settings.far_layout(), settings.far_hidden, 1, target)
             if settings.far_hidden
             else None
         )

@@ -96,11 +96,11 @@ class BondFactors(nn.Module):
     Args:
         settings: of the network.
         count: number of factors.
-        width: of the hidden layers.
     """
 
-    def __init__(self, settings: NetworkSettings, count: int, width: int = 64) -> None:
+    def __init__(self, settings: NetworkSettings, count: int) -> None:
         super().__init__()
+        width = settings.factors
         self.radial = nn.Linear(settings.radial, width)
         self.centre = nn.Linear(settings.channels, width, bias=False)
         self.partner = nn.Linear(settings.channels, width, bias=False)

@@ -27,6 +27,7 @@ class NetworkSettings:
         decoder_hidden: width of the hidden features of a pair block.
         far_hidden: the same of blocks of pairs further apart than where corrections are large; 0: all have `decoder_hidden`.
         far_degree: largest l of the node features that those are read from.
+        factors: width of the networks of distances and scalars.
         fade: Å over which one gives way to the other and both end; 0: envelopes over the whole radius.
         m_max: sectors kept in messages.
         radial: number of radial basis functions.
@@ -45,7 +46,8 @@ class NetworkSettings:
     radial: int = 16
     neighbours: float = 50.0
     far_hidden: int = 0
-    far_degree: int = 2
+    far_degree: int = 3
+    factors: int = 32
     fade: float = 0.0
 
     @property

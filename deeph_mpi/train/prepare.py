@@ -106,6 +106,7 @@ def untrained_model(
         neighbours=max(float(np.mean(neighbours)), 1.0),
         far_hidden=net.far_hidden,
         far_degree=net.far_degree,
+        factors=net.factors,
         fade=FADE if net.far_hidden else 0.0,
     )
     if start is not None:
