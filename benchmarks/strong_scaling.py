@@ -70,7 +70,14 @@ def main() -> None:
     weights = pair_weights(world, structure, orbitals, model.radii)
     rates, start = calibrate(model, structure, 1.0), start_seconds(model, structure)
     fast = arguments.faster
-    rates = replace(rates, message=rates.message / fast, atom=rates.atom / fast, pair=rates.pair / fast)
+    rates = replace(
+        rates,
+        message=rates.message / fast,
+        atom=rates.atom / fast,
+        pair=rates.pair / fast,
+        near=rates.near / fast,
+        far=rates.far / fast,
+    )
     wires = Interconnect(1e-6 * arguments.latency, 1e9 * arguments.bandwidth)
     print(f"{len(structure)} atoms; {1e6 * rates.message:.2f} µs a bond and layer, {1e6 * rates.pair:.2f} µs a pair, "
           f"{1e3 * start:.1f} ms to start all kernels")  # fmt: skip

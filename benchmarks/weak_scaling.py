@@ -102,16 +102,16 @@ def measure(build: Callable[[int], Structure], model: HamiltonianModel, argument
     parts = []
     for part in {int(load.argmax()), *chosen.tolist()}:
         local = local_atoms(structure, partition, part, model.settings.r_message, model.radii)
-        parts.append(counts(local, partition, part, orbitals))
+        parts.append(counts(model, local, partition, part, structure.numbers, orbitals))
     width = feature_bytes(model)
     mean = weights.sum() / arguments.ranks / load.max()
     pairs = np.array([part.pairs for part in parts])
     work = pairs / arguments.pairs_per_second
     layers = model.settings.layers
     sent = np.array(
-        [layers * p.message_ghosts * width + p.ghosts * width + 16.0 * p.shared for p in parts]
+        [(layers - 1) * p.message_ghosts * width + p.ghosts * width + 16.0 * p.shared for p in parts]
     ) / (1e9 * arguments.bandwidth)  # fmt: skip
-    messages = sent + np.array([(layers + 3) * p.neighbours * 1e-6 * arguments.latency for p in parts])
+    messages = sent + np.array([(layers + 2) * p.neighbours * 1e-6 * arguments.latency for p in parts])
     slowest = work.max() + messages.max()
     ghosts = np.array([part.ghosts for part in parts])
     print(f"{build.__name__:10}{len(structure):10d}{1 / mean:10.4f}{pairs.mean():11.0f}{ghosts.mean():8.0f}{ghosts.max():7d}"

@@ -50,7 +50,9 @@ def infer_plan(
         print(f"factor: not estimated beyond {LARGEST_FILL} atoms")
     print(
         f"\nrates of one rank here: {1e6 * rates.message:.1f} µs a bond and layer, {1e6 * rates.atom:.1f} µs an atom and "
-        f"layer, {1e6 * rates.pair:.1f} µs an undirected pair, {1e6 * rates.search:.2f} µs to find a directed pair, "
+        f"layer, {1e6 * rates.pair:.1f} µs an undirected pair and "
+        f"{1e6 * rates.near:.1f} or {1e6 * rates.far:.1f} µs more for its network, near or far, "
+        f"{1e6 * rates.search:.2f} µs to find a directed pair, "
         f"{1e9 * rates.fresh:.2g} s for a GB of fresh memory; {_sorting(rates)}\n"
         f"interconnect: {1e6 * interconnect.latency:g} µs a message, {interconnect.bandwidth / 1e9:g} GB/s a rank"
     )

@@ -17,14 +17,22 @@ ORBITALS = OrbitalMap.from_symbols({"C": [0, 1, 0, 1, 2], "N": [0, 1]})
 
 
 def random_model(
-    dtype: torch.dtype = torch.float64, *, r_message: float = 3.2, r_pair: float = 4.5, seed: int = 0
+    dtype: torch.dtype = torch.float64,
+    *,
+    r_message: float = 3.2,
+    r_pair: float = 4.5,
+    seed: int = 0,
+    lean: bool = True,
+    layers: int = 2,
 ) -> HamiltonianModel:
-    """Two species with different shells (C's not sorted by l), two layers, outputs of the order of 0.1 eV."""
+    """Two species with different shells (C's not sorted by l), outputs of the order of 0.1 eV, pairs of all zones of distance,
+    or without a lean decoder one zone alone."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     settings = NetworkSettings(
-        ORBITALS, r_message, r_pair, layers=2, channels=6, pseudo_channels=4, hidden=6, decoder_hidden=6, neighbours=8.0
-    )
+        ORBITALS, r_message, r_pair, layers=layers, channels=6, pseudo_channels=4, hidden=6, decoder_hidden=6,
+        neighbours=8.0, far_hidden=5 if lean else 0, fade=1.2 if lean else 0.0,
+    )  # fmt: skip
     network = HamiltonianNetwork(settings)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -32,6 +40,9 @@ def random_model(
         network.corrections.scale[:, 0] = 0.0
         network.corrections.scale[:, 1] = -0.4
         network.corrections.scale[:, 2] = -0.05
+        if lean:
+            network.corrections.near_radius[:] = torch.tensor([0.6, 0.55, 0.55, 0.65]) * r_pair
+            network.corrections.radius[:] = torch.tensor([0.9, 0.95, 0.95, 0.8]) * r_pair
         network.onsite_scale += 0.5 * torch.rand_like(network.onsite_scale)
     template = ShellTemplate(ORBITALS)
     for row, z1 in enumerate(ORBITALS.shells):

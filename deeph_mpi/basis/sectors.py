@@ -237,8 +237,8 @@ class PairBlockLayout:
         swap, sign, start_channel = [], [], 0
         seen = -1
         for sector, start, stop in self.sectors.slices:
-            if sector == seen:
-                continue  # the sine part follows its cosine
+            if sector == seen or start == stop:
+                continue  # the sine part follows its cosine; s shells alone have no 0-
             seen = sector
             corner = packed[start:stop, start:stop] * (-1.0 if sector == 1 else 1.0)
             index = np.abs(corner).argmax(axis=1)
@@ -272,6 +272,8 @@ def _terms(matrix: np.ndarray) -> _Terms:
     """The entries of a matrix with at most two in a row, as columns and values of the first and of the second."""
     order = np.argsort(-np.abs(matrix), axis=1, kind="stable")[:, :2]
     values = np.take_along_axis(matrix, order, axis=1)
+    if order.shape[1] == 1:  # of one s orbital
+        order, values = np.repeat(order, 2, axis=1), np.concatenate([values, np.zeros_like(values)], axis=1)
     return [
         (Constant(np.ascontiguousarray(order[:, k])), Constant(np.ascontiguousarray(values[:, k]))) for k in range(2)
     ]

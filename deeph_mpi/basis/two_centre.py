@@ -52,9 +52,11 @@ class TwoCentreBlocks:
         self._couple = Constant(np.stack(coupled))
         self._integrals, self._harmonics = Constant(np.array(integrals)), Constant(np.array(harmonics))
         self._elements = SparseConstant(np.stack(terms, axis=1))
-        rows = [(degree, degree, 0, 1.0) for degree in range(self.order + 1)]
-        columns = [(degree, degree, m, 1.0) for degree in range(self.order + 1) for m in range(-degree, degree + 1)]
-        self._spherical = BondWigner(rows, columns)
+        degrees = range(self.order + 1)
+        self._spherical = BondWigner(  # Y_LM of a direction: the row M = 0 of its Wigner matrix
+            [(degree, degree, 0, 1.0) for degree in degrees],
+            [(degree, degree, m, 1.0) for degree in degrees for m in range(-degree, degree + 1)],
+        )
 
     def harmonics(self, directions: Directions, dtype: torch.dtype) -> Tensor:
         """What the blocks of these bonds are made with, see `blocks`: ((order + 1)², n)."""

@@ -24,6 +24,7 @@ __all__ = [
     "bytes_per_bond",
     "message_rows",
     "on_device",
+    "pair_zones",
 ]
 
 LARGEST_CHUNK = 768  # bonds; more does not fit the caches and is not faster
@@ -139,6 +140,17 @@ def bond_chunks(
         i, j, into_i, into_j = (on_device(x, device) for x in (*ends, *into))
         distances, directions = torch.linalg.vector_norm(vectors, dim=1), model.directions(vectors)
         yield geometry(i, j, distances, directions, model.dtype), (into_i, into_j)
+
+
+def pair_zones(model: HamiltonianModel, domain: Domain | LocalAtoms, species: Tensor, rows: np.ndarray) -> np.ndarray:
+    """(n,) zones of distance (`deeph_mpi.model.decoder`) of rows (n,) of `domain.pairs`.
+
+    Args:
+        species: of the local atoms, on the CPU.
+    """
+    kinds = species[domain.pairs.i[rows]] * len(model.elements) + species[domain.pairs.j[rows]]
+    distances = torch.from_numpy(np.linalg.norm(domain.pairs.vectors(rows), axis=1))
+    return model.network.corrections.zones(distances, kinds).numpy()
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -211,7 +211,7 @@ def check_conformance(
         partial(check_smoothness, radius=model.settings.r_message),
     ]
     for pair in combinations_with_replacement(np.unique(structure.numbers).tolist(), 2):
-        checks.append(partial(check_smoothness, radius=model.radii[pair], elements=pair))
+        checks += [partial(check_smoothness, radius=radius, elements=pair) for radius in model.pair_radii(*pair)]
     failures = []
     for check in checks:
         try:

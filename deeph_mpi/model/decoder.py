@@ -20,7 +20,7 @@ from deeph_mpi.model.message import BondFactors, BondFrame
 from deeph_mpi.model.o2 import BondConvolution, GatedSectors, SectorLinear, swapped_weights
 from deeph_mpi.model.settings import NetworkSettings
 
-__all__ = ["NEAR", "NONE", "PairBonds", "PairCorrections", "PairDecoder"]
+__all__ = ["BOTH", "FAR", "NEAR", "NONE", "PairBonds", "PairCorrections", "PairDecoder"]
 
 NEAR, BOTH, FAR, NONE = range(4)
 """Zones of distance: evaluated by the wide decoder, by both (where one hands over to the other), by the lean one, by none."""

@@ -118,6 +118,18 @@ class HamiltonianModel(nn.Module):
         elements, radii = self.elements.tolist(), self.network.pair_radius.tolist()
         return {(zi, zj): radii[row] for row, (zi, zj) in enumerate(product(elements, elements))}
 
+    def pair_radii(self, first: int, second: int) -> list[float]:
+        """Distances of two atomic numbers, Å, at which blocks change from one way to be made to another, ascending: where the
+        wide decoder begins to give way to the lean one and where it has, where both begin to end and have, where S ends."""
+        at = int(np.searchsorted(self.elements, first)) * len(self.elements) + int(
+            np.searchsorted(self.elements, second)
+        )
+        corrections, last = self.network.corrections, self.radii[first, second]
+        if corrections.far is None:
+            return [last]
+        ends = [float(radius[at]) for radius in (corrections.near_radius, corrections.radius)]
+        return sorted({*(end - corrections.fade for end in ends), *ends, last})
+
     def electrons(self, numbers: np.ndarray) -> float | None:
         """Electrons of a neutral cell with atomic numbers (N,); None when the training data did not tell."""
         known = self.facts.electrons

@@ -16,7 +16,15 @@ from deeph_mpi.domain.halo import HaloExchange
 from deeph_mpi.domain.pairs import PairPlan, onsite_blocks, pairs_global
 from deeph_mpi.domain.partition import Partition
 from deeph_mpi.errors import ModelError
-from deeph_mpi.model.chunks import BondGroup, atom_slices, bond_chunks, bond_groups, bonds_per_chunk, on_device
+from deeph_mpi.model.chunks import (
+    BondGroup,
+    atom_slices,
+    bond_chunks,
+    bond_groups,
+    bonds_per_chunk,
+    on_device,
+    pair_zones,
+)
 from deeph_mpi.model.decoder import NONE
 from deeph_mpi.model.message import MessageLayer
 from deeph_mpi.model.model import HamiltonianModel
@@ -100,7 +108,7 @@ def predict(
     memory_gb: float = 1.0,
     device: torch.device | None = None,
 ) -> Prediction:
-    """H and S of all rows that this rank owns. Collective: one halo exchange per layer and one for the pairs.
+    """H and S of all rows that this rank owns. Collective: one halo exchange per layer but the first and one for the pairs.
 
     Each pair is evaluated on one rank, and the owner of the other atom receives the transpose, so that H − Hᵀ is exactly
     zero over all ranks. Beside the rows, a rank holds the features of its atoms and ghosts, normalized ones and sums of one
@@ -204,12 +212,15 @@ class _Room(NamedTuple):
 
 
 def _pass_messages(job: _Job, turns: list[_Turn], layer: MessageLayer, features: Features, room: _Room) -> None:
-    """One layer. Collective among neighbours.
+    """One layer. Collective among neighbours, but for the first.
 
     Args:
         features: of the local atoms: those owned are changed in place, ghosts of the messages get normalized ones.
     """
-    arrive = _send_normalized(layer.norm, features, job.domain.message_halo)
+    if layer is job.model.network.layers[0]:
+        arrive = _start_ghosts(job, layer.norm, features)
+    else:
+        arrive = _send_normalized(layer.norm, features, job.domain.message_halo)
     for number, turn in enumerate(turns):
         group, count = turn.group, len(turn.atoms)
         sums = _first(room.sums, count + 1)
@@ -246,6 +257,15 @@ def _put(target: Features, start: int, source: Features, rows: Tensor) -> None:
     """Copy rows of features to consecutive places."""
     for to, whole in zip(target, source, strict=True):
         to[start : start + len(rows)] = whole[rows]
+
+
+def _start_ghosts(job: _Job, norm: EquivariantNorm, features: Features) -> Callable[[], None]:
+    """Fill the ghosts of messages with what every rank knows before the first layer."""
+    first, last = job.domain.n_owned, job.domain.n_message
+    for part in atom_slices(last - first):
+        rows = slice(first + part.start, first + part.stop)
+        features[0][rows], features[1][rows] = norm(*job.model.network.start(job.species[rows]))
+    return lambda: None
 
 
 def _send_normalized(norm: EquivariantNorm, features: Features, halo: HaloExchange) -> Callable[[], None]:
@@ -295,11 +315,9 @@ def _decode_pairs(job: _Job, normalized: Features) -> None:
 
 def _zone_chunks(job: _Job) -> Iterator[tuple[int, np.ndarray]]:
     """The pairs to decode, `chunk` at a time, each of one zone of distance (`deeph_mpi.model.decoder`)."""
-    domain, species = job.domain, job.species.cpu()
+    species = job.species.cpu()
     for near_by in np.array_split(job.plan.decode, max(-(-len(job.plan.decode) // _ZONED), 1)):
-        kinds = species[domain.pairs.i[near_by]] * len(job.model.elements) + species[domain.pairs.j[near_by]]
-        distances = torch.from_numpy(np.linalg.norm(domain.pairs.vectors(near_by), axis=1))
-        zones = job.model.network.corrections.zones(distances, kinds).numpy()
+        zones = pair_zones(job.model, job.domain, species, near_by)
         for zone in np.unique(zones).tolist():
             rows = near_by[zones == zone]
             for part in np.array_split(rows, -(-len(rows) // job.chunk)):

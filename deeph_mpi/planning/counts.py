@@ -9,7 +9,8 @@ import numpy as np
 from deeph_mpi.domain.domain import GROUP, Domain, LocalAtoms, local_atoms
 from deeph_mpi.domain.pairs import decoded_from_i
 from deeph_mpi.domain.partition import Partition
-from deeph_mpi.model.chunks import bond_groups
+from deeph_mpi.model.chunks import bond_groups, pair_zones
+from deeph_mpi.model.decoder import BOTH, FAR, NEAR, NONE
 from deeph_mpi.model.model import HamiltonianModel
 from deeph_mpi.parallel import World
 from deeph_mpi.structure.structure import Structure
@@ -29,6 +30,7 @@ class PartPlan:
         kept: atoms of which former features are kept for other groups.
         pairs: directed pairs in its rows.
         decoded: pairs it decodes.
+        near, far: of these, those that the wide decoder evaluates, and the lean one.
         orbitals: rows of the matrices.
         exchanged: pairs in its rows whose other atom is another rank's.
         elements: matrix elements of its blocks, onsite included.
@@ -47,6 +49,8 @@ class PartPlan:
     kept: int
     pairs: int
     decoded: int
+    near: int
+    far: int
     orbitals: int
     exchanged: int
     elements: int
@@ -63,17 +67,26 @@ def plan_parts(
     with world.together():
         for part in range(world.rank, partition.size, world.size):
             local = local_atoms(structure, partition, part, model.settings.r_message, model.radii)
-            mine[part] = counts(local, partition, part, orbitals)
+            mine[part] = counts(model, local, partition, part, structure.numbers, orbitals)
     everything: dict[int, PartPlan] = {}
     for found in world.comm.allgather(mine):
         everything |= found
     return [everything[part] for part in range(partition.size)]
 
 
-def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals: np.ndarray) -> PartPlan:
-    """Counts of one part of a partition, from its domain. Not collective."""
+def counts(
+    model: HamiltonianModel,
+    local: LocalAtoms | Domain,
+    partition: Partition,
+    part: int,
+    numbers: np.ndarray,
+    orbitals: np.ndarray,
+) -> PartPlan:
+    """Counts of one part of a partition, from its domain, and the `numbers` and `orbitals` (N,) of all atoms. Not
+    collective."""
     rows = orbitals[local.atoms]
     elements = shared = upper = decoded = exchanged = blocks = 0
+    species, zones = model.species(numbers[local.atoms]), np.zeros(NONE + 1, dtype=np.int64)
     owner = partition.owner[local.atoms]
     for some in local.pairs.chunks():
         i, j = local.pairs.i[some], local.pairs.j[some]
@@ -85,6 +98,8 @@ def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals
         upper += int(each[np.where(away, owner[j] > part, local.atoms[i] <= local.atoms[j])].sum())
         exchanged += int(np.count_nonzero(away))
         decoded += int(np.count_nonzero(here))
+        decoding = np.flatnonzero(here) + some.start
+        zones += np.bincount(pair_zones(model, local, species, decoding), minlength=len(zones))
     first = np.searchsorted(local.pairs.i, np.arange(local.n_owned + 1))
     for start in range(0, local.n_owned, GROUP):
         stop = min(start + GROUP, local.n_owned)
@@ -106,6 +121,8 @@ def counts(local: LocalAtoms | Domain, partition: Partition, part: int, orbitals
         kept=sum(len(group.keep) for group in groups),
         pairs=len(local.pairs),
         decoded=decoded,
+        near=int(zones[NEAR] + zones[BOTH]),
+        far=int(zones[BOTH] + zones[FAR]),
         orbitals=int(rows[: local.n_owned].sum()),
         exchanged=exchanged,
         elements=elements + onsite,

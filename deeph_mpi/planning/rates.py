@@ -53,7 +53,8 @@ class Rates:
         searched: bytes per directed pair of the atoms that are searched at a time.
         message: seconds per bond and layer.
         atom: seconds per atom and layer.
-        pair: seconds per undirected pair, decoded and written in both directions.
+        pair: seconds per undirected pair, from tables to both blocks in their rows, without the network.
+        near, far: seconds per pair of the wide decoder and of the lean one.
         program: bytes of the program, its libraries and the checkpoint.
         temporaries: bytes of the bonds that are worked on at a time.
         fresh: seconds per byte of memory that is written to for the first time.
@@ -66,6 +67,8 @@ class Rates:
     message: float
     atom: float
     pair: float
+    near: float
+    far: float
     program: float
     temporaries: float
     fresh: float
@@ -81,9 +84,9 @@ class Rates:
 def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float, *, assemble: bool = False) -> Rates:
     """Measure the rates on one process with a compact piece of the structure. Not collective.
 
-    The piece is cut out, its atoms at the rim have fewer neighbours; what counts is the time per bond, atom and pair. What is
-    not spent in messages and in the update of atoms counts for the pairs; the fastest of three runs is taken. Where ranks of
-    one machine do this side by side, as they will in the job, they share caches and memory as there.
+    The piece is cut out, its atoms at the rim have fewer neighbours; what counts is the time per bond, atom and pair. What
+    is not spent in messages, updates of atoms and decoders counts for the pairs; the fastest of three runs is taken. Where
+    ranks of one machine do this side by side, as they will in the job, they share caches and memory as there.
 
     Args:
         assemble: measure that as well.
@@ -108,10 +111,12 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float, *
         check_ranges(world, model, domain)
         search = min(search, time.perf_counter() - start)
     searched = peak_memory() - before
-    part = counts(domain, partition, 0, orbitals)
+    part = counts(model, domain, partition, 0, piece.numbers, orbitals)
     rows = allocate_rows(domain, orbitals)
     layers = list(model.network.layers)
     kernels = [(layer, "finish", "atoms") for layer in layers] + [(layer, "messages", "messages") for layer in layers]
+    decoders = zip(model.network.corrections.decoders, ("near", "far"), strict=False)
+    kernels += [(decoder, "forward", name) for decoder, name in decoders]
     best: dict[str, float] = {}
     return_freed_memory()
     reset_peak_memory()
@@ -135,6 +140,8 @@ def calibrate(model: HamiltonianModel, structure: Structure, memory_gb: float, *
         best["messages"] / max(part.bonds * len(layers), 1),
         best["atoms"] / (len(piece) * len(layers)),
         best["pairs"] / max(part.decoded, 1),
+        best["near"] / max(part.near, 1),
+        best.get("far", 0.0) / max(part.far, 1),
         float(program),
         float(max(peak - program - held, 0.0)),
         fresh,
@@ -160,8 +167,9 @@ def network_seconds(
         rows: H and S are kept in memory, which is written to for the first time.
     """
     layers, width = model.settings.layers, feature_bytes(model)
-    network = layers * (part.bonds * rates.message + part.atoms * rates.atom) + part.decoded * rates.pair
+    network = layers * (part.bonds * rates.message + part.atoms * rates.atom)
+    network += part.decoded * rates.pair + part.near * rates.near + part.far * rates.far
     network += rates.fresh * row_bytes(part, tables=0) if rows else 0.0
-    sent = layers * part.message_ghosts * width + part.ghosts * width + 16.0 * part.shared
-    exchanges = (layers + 3) * part.neighbours * interconnect.latency + sent / interconnect.bandwidth
+    sent = (layers - 1) * part.message_ghosts * width + part.ghosts * width + 16.0 * part.shared
+    exchanges = (layers + 2) * part.neighbours * interconnect.latency + sent / interconnect.bandwidth
     return network, exchanges
