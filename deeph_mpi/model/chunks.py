@@ -27,7 +27,7 @@ __all__ = [
     "pair_zones",
 ]
 
-LARGEST_CHUNK = 768  # bonds; more does not fit the caches and is not faster
+CACHED = 4e7  # bytes of temporaries of the bonds that are worked on at once; more do not fit the caches and are not faster
 ATOMS = 256  # worked on at a time where nothing but their own features is needed
 
 
@@ -74,7 +74,7 @@ def bytes_per_bond(model: HamiltonianModel) -> int:
 
 def bonds_per_chunk(model: HamiltonianModel, memory_gb: float) -> int:
     """Bonds that are worked on at once so that their temporaries stay within `memory_gb`."""
-    return int(min(max(memory_gb * 1e9 / bytes_per_bond(model), 16), LARGEST_CHUNK))
+    return int(max(min(1e9 * memory_gb, CACHED) / bytes_per_bond(model), 16))
 
 
 def atom_slices(count: int) -> Iterator[slice]:
