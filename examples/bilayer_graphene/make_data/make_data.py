@@ -72,6 +72,23 @@ def bilayer_graphene(rng: np.random.Generator) -> Structure:
     return Structure(np.full(16, 6), positions + rng.normal(0, 0.05, positions.shape), cell, np.ones(3, dtype=bool))
 
 
+def graphene_unseen(rng: np.random.Generator) -> Structure:
+    """What the bilayers lack, to try a network out: a vacancy, sheets 3.0 or 4.0 Å apart, strain; 15 or 16 atoms."""
+    sheets = bilayer_graphene(rng)
+    numbers, positions, cell = sheets.numbers.copy(), sheets.positions.copy(), sheets.cell.copy()
+    kind = rng.choice(["vacancy", "close", "far apart", "strain"])
+    if kind == "vacancy":
+        keep = np.arange(16) != rng.integers(16)
+        numbers, positions = numbers[keep], positions[keep]
+    elif kind == "strain":
+        strain = np.diag([*(1 + rng.uniform(-0.03, 0.03, 2)), 1.0])
+        positions, cell = positions @ strain, cell @ strain
+    else:
+        now = positions[8:, 2].mean() - positions[:8, 2].mean()
+        positions[8:, 2] += (3.0 if kind == "close" else 4.0) - now
+    return Structure(numbers, positions, cell, np.ones(3, dtype=bool))
+
+
 def ab_bilayer(rng: np.random.Generator) -> Structure:
     """Perfect AB bilayer graphene, 4 atoms, distance 3.35 Å."""
     sheet = honeycomb(2.46, 1)
@@ -133,6 +150,7 @@ def hbn_unseen(rng: np.random.Generator) -> Structure:
 
 RECIPES = {
     "bilayer_graphene": Recipe(bilayer_graphene, (4, 4, 1), 8.0),
+    "graphene_unseen": Recipe(graphene_unseen, (4, 4, 1), 8.0),
     "ab_bilayer": Recipe(ab_bilayer, (9, 9, 1), 8.0),
     "hbn_carbon": Recipe(hbn_carbon, (4, 4, 1), 9.0),
     "hbn_carbon_sheet": Recipe(hbn_carbon_sheet, (3, 3, 1), 10.0),
