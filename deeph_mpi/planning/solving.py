@@ -21,9 +21,11 @@ _COPIED = (
 )
 _ANALYSED = 2e-8  # seconds per non-zero, once, on one rank
 _WORKSPACE = 2.0  # memory of MUMPS over the factor, written to for the first time by the first factorization
-# On two ranks a factorization of 1,084 atoms took 1.2 times what the sharing of its fronts says (1.35 times the speed of one
-# rank, not 1.65), and what is not factorization as long as on one: this over the speedup.
-_SHARED, _DIVIDED = 1.2, 1.4
+# On two ranks a factorization took longer than the sharing of its fronts says: 0.65 s of 0.31 (244 atoms, where one rank takes
+# 0.45), 7.7 of 6.0 (1,084), which is this much for each unknown. What is not factorization took as long as on one rank.
+_SHARED = 1.1e-4  # seconds
+_DIVIDED = 1.4  # over the speedup of the fronts
+_PASSED = 5e-6  # seconds for each unknown and block of 16 vectors
 _VECTORS = 10  # passed for each state: 9 to 11 of block Lanczos, and those that check shifts
 
 
@@ -79,12 +81,16 @@ def solve_seconds(
         ranks: of the job.
     """
     several = ranks > 1
-    slowest = tree.slowest(ranks) * (_SHARED if several else 1.0)
-    speedup = tree.flops / slowest
-    factorization = slowest / (_FACTOR * rate) + _COPIED * nonzeros / ranks
+    slowest = tree.slowest(ranks)
+    working = slowest / (_FACTOR * rate) + (_SHARED * float(tree.own.sum()) if several else 0.0)
+    factorization = working + _COPIED * nonzeros / ranks
     once = _ANALYSED * nonzeros + fresh * _WORKSPACE * 8 * tree.elements / ranks
+    speedup = tree.flops / (_FACTOR * rate) / working
     if solve.window is not None:
         return SolveSeconds(factorization, speedup, 4, 0.0, kpoints, once)
     one = 4 * tree.elements / (_PASS * rate) + 4 * nonzeros / (_PRODUCT * rate)
-    vectors = _VECTORS * (solve.states or 1) * one / speedup * (_DIVIDED if several else 1.0)
+    count = _VECTORS * (solve.states or 1)
+    vectors = count * one * slowest / tree.flops
+    if several:
+        vectors = _DIVIDED * vectors + _PASSED * count / 16 * float(tree.own.sum())
     return SolveSeconds(factorization, speedup, 4 if solve.prove else 1, vectors, kpoints, once)
