@@ -27,7 +27,9 @@ __all__ = [
     "pair_zones",
 ]
 
-CACHED = 4e7  # bytes of temporaries of the bonds that are worked on at once; more do not fit the caches and are not faster
+CACHED = (
+    4e7  # bytes of temporaries of the bonds that are worked on at once; more do not fit the caches and are not faster
+)
 ATOMS = 256  # worked on at a time where nothing but their own features is needed
 
 

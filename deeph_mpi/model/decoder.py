@@ -159,12 +159,9 @@ class PairCorrections(nn.Module):
         self.fade, self.layout = settings.fade, target.sectors
         pairs, layout = len(settings.orbitals.shells) ** 2, settings.node_layout()
         self.near = PairDecoder(settings, layout, settings.decoder_hidden, 2, target)
-        lean = (
-            PairDecoder(settings, settings.far_layout(), settings.far_hidden, 1, target)
-            if settings.far_hidden
-            else None
-        )
-        self.far = lean
+        self.far: PairDecoder | None = None
+        if settings.far_hidden:
+            self.far = PairDecoder(settings, settings.far_layout(), settings.far_hidden, 1, target)
         self.register_buffer("scale", torch.zeros(pairs, 3, self.layout.channels))
         self.register_buffer("radius", torch.full((pairs,), settings.r_pair, dtype=torch.float64))
         self.register_buffer("near_radius", torch.full((pairs,), settings.r_pair, dtype=torch.float64))
@@ -176,9 +173,9 @@ class PairCorrections(nn.Module):
 
     def zones(self, distances: Tensor, species: Tensor) -> Tensor:
         """(n,) int64 zone, `NEAR` to `NONE`, of pairs with distances (n,) float64 Å and `species` as in `PairBonds`."""
-        near = self.near_radius.to(distances.dtype)[species]
+        near = self.near_radius.to(distances)[species]  # where the pairs are: zones are asked for on the host
         zone = (distances > near - self.fade).long() + (distances >= near)
-        return zone.masked_fill(distances >= self.radius.to(distances.dtype)[species], NONE)
+        return zone.masked_fill(distances >= self.radius.to(distances)[species], NONE)
 
     def bonds(
         self,
