@@ -73,7 +73,7 @@ def main() -> None:
     kernels += [(network, "pairs", "decoder"), (model, "pair_blocks", "to blocks")]
     kernels += [
         (part, "forward", "geometry")
-        for part in (network.message_geometry, *(each.geometry for each in network.corrections.decoders))
+        for part in (each.geometry for each in (*network.layers, *network.corrections.decoders))
     ]
     best, parts = np.inf, {}
     for _ in range(arguments.turns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,14 @@ from deeph_mpi.basis.template import ShellTemplate
 from deeph_mpi.basis.two_centre import TwoCentreBlocks
 from deeph_mpi.basis.wigner import Directions
 from deeph_mpi.model.checkpoint import load_checkpoint, to_plain
-from deeph_mpi.model.conformance import check_equivariance
+from deeph_mpi.model.conformance import check_conformance, check_equivariance
 from deeph_mpi.model.decoder import BOTH, FAR, NEAR, NONE
+from deeph_mpi.model.model import HamiltonianModel, ModelFacts
+from deeph_mpi.model.network import HamiltonianNetwork
 from deeph_mpi.model.predict import predict_alone
+from deeph_mpi.model.settings import NetworkSettings
 from deeph_mpi.model.subject import Subject
+from deeph_mpi.model.tables import TwoCentreTable, spline_knots
 from deeph_mpi.train.fit import tolerance_radii
 from deeph_mpi.train.labels import Labels
 from tests.models import ORBITALS, chiral_cluster, random_model, small_crystal
@@ -140,22 +145,52 @@ def _wider(value: torch.Tensor, name: str) -> torch.Tensor:
     return torch.nn.functional.pad(value, more)
 
 
+def test_elements_with_s_orbitals_alone() -> None:
+    """Their blocks have no sector 0-, and those of one orbital one element."""
+    for shells in ([0], [0, 0]):
+        orbitals = type(ORBITALS).from_symbols({"H": shells})
+        torch.manual_seed(0)
+        settings = NetworkSettings(
+            orbitals,
+            3.2,
+            4.5,
+            layers=2,
+            channels=6,
+            pseudo_channels=4,
+            hidden=6,
+            decoder_hidden=6,
+            far_hidden=5,
+            fade=1.2,
+        )
+        network = HamiltonianNetwork(settings).double()
+        network.corrections.near_radius[:], network.corrections.radius[:] = 2.8, 4.1
+        knots, size = spline_knots(0.6, 4.5, 0.3), len(shells)
+        coefficients = np.exp(-0.1 * np.arange(len(knots) - 6))[None, :, None] * np.ones((1, 1, size**2))
+        coefficients[:, -3:] = 0.0
+        table = TwoCentreTable(knots, coefficients, np.eye(size)[None])
+        facts = ModelFacts({1: 1.0}, "vacuum level", {"1-1": 0.8}, {"1": [0, 99]})
+        structure = replace(chiral_cluster(), numbers=np.full(7, 1))
+        check_conformance(HamiltonianModel(network, table, table, facts).eval(), structure)
+
+
 def test_radii_of_tolerances() -> None:
-    """Rows of blocks that fall exponentially, twice as slowly between unlike elements."""
+    """Blocks that fall exponentially, twice as slowly between unlike elements, and fill what their elements have of 3 × 3."""
     rng = np.random.default_rng(0)
     numbers = np.array([6, 6, 7, 7])
     i, j = rng.integers(4, size=(2, 4000))
     r = torch.tensor(rng.uniform(1.0, 8.0, 4000))
     slow = torch.tensor(numbers[i] != numbers[j])
     size = torch.where(slow, torch.exp(-0.5 * r), torch.exp(-r))
-    pair = size[:, None] * torch.tensor(rng.choice([-1.0, 1.0], (4000, 9)))
+    template = ShellTemplate(type(ORBITALS).from_symbols({"C": [0, 0, 0], "N": [0], "O": [0]}))
+    filled = torch.tensor(np.array([[9, 3], [3, 1]])[(numbers[i] == 7).astype(int), (numbers[j] == 7).astype(int)])
+    pair = size[:, None] * torch.tensor(rng.choice([-1.0, 1.0], (4000, 9))) * (torch.arange(9) < filled[:, None])
     vectors = torch.stack([r, 0 * r, 0 * r], dim=1)
     none = torch.zeros(0, dtype=torch.float64)
     labels = Labels("x", numbers, torch.tensor(i), torch.tensor(j), vectors, pair, pair, none, none)
-    found = tolerance_radii([labels], [(pair, none)], [6, 7, 8], 0.03)
+    found = tolerance_radii([labels], [(pair, none)], template, 0.03)
     expected = -np.log(0.03)
     np.testing.assert_allclose(found[[0, 4]], expected, atol=0.26)
     np.testing.assert_allclose(found[[1, 3]], 2 * expected, atol=0.26)
     assert (found[[0, 1, 3, 4]] >= torch.tensor([1.0, 2.0, 2.0, 1.0]) * expected - 0.13).all()
     assert found[[2, 5, 6, 7, 8]].isinf().all()
-    assert (tolerance_radii([labels], [(pair, none)], [6], 10.0) == 0.0).all()
+    assert (tolerance_radii([labels], [(pair, none)], template, 10.0)[[0, 1, 3, 4]] == 0.0).all()

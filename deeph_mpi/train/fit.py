@@ -192,13 +192,16 @@ def pair_radii(labels: Sequence[Labels], elements: Sequence[int]) -> Tensor:
 
 
 def tolerance_radii(
-    labels: Sequence[Labels], residuals: Sequence[tuple[Tensor, Tensor]], elements: Sequence[int], tolerance: float
+    labels: Sequence[Labels],
+    residuals: Sequence[tuple[Tensor, Tensor]],
+    template: ShellTemplate,
+    tolerance: float,
 ) -> Tensor:
     """Distance for every ordered pair of elements, Å, beyond which what the baseline leaves stays below a tolerance.
 
     Args:
         labels, residuals: as for `fit_scales`.
-        tolerance: of the root mean square of the elements of blocks, in intervals of `INTERVAL`, eV.
+        tolerance: of the root mean square of the elements that blocks of two atoms have, in intervals of `INTERVAL`, eV.
 
     Returns:
         (species²,) float64; infinite for pairs of elements that do not occur.
@@ -206,12 +209,15 @@ def tolerance_radii(
     found: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
     for one, (pair, _) in zip(labels, residuals, strict=True):
         r = torch.linalg.vector_norm(one.vectors, dim=1)
-        mean = pair.square().mean(dim=1)
+        total = pair.square().sum(dim=1)
         ends = np.sort(np.stack([one.numbers[one.i], one.numbers[one.j]], axis=1), axis=1)
         for low, high in np.unique(ends, axis=0).tolist():
             rows = torch.tensor((ends == [low, high]).all(axis=1))
-            found.setdefault((low, high), []).append((r[rows], mean[rows]))
-    radii = []
+            size = float(template.orbitals.sizes[low]) * float(
+                template.orbitals.sizes[high]
+            )  # shells that lack are zero
+            found.setdefault((low, high), []).append((r[rows], total[rows] / size))
+    radii, elements = [], list(template.orbitals.shells)
     for a, b in product(elements, elements):
         several = found.get((min(a, b), max(a, b)))
         if several is None:

@@ -136,7 +136,7 @@ def untrained_model(
     corrections.near_radius.copy_(model.network.pair_radius)
     if corrections.far is not None:
         radii = [
-            tolerance_radii(labels, residuals, elements, 1e-3 * each)
+            tolerance_radii(labels, residuals, template, 1e-3 * each)
             for each in (net.near_tolerance, net.far_tolerance)
         ]
         corrections.near_radius.copy_(radii[0].clamp(max=settings.r_pair))
